@@ -1,0 +1,65 @@
+"""The question a simulation asks (:class:`LatencyQuery`) and the answer it gets (:class:`LatencyModel`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_profile.model_config import ModelConfig
+
+
+class Source(StrEnum):
+    """How a number came about; reports carry it next to every latency."""
+
+    MEASURED = "measured"
+    INTERPOLATED = "interpolated"
+    EXTRAPOLATED = "extrapolated"
+    ESTIMATED = "estimated"
+
+
+@runtime_checkable
+class LatencyModel(Protocol):
+    """Latencies of one model on one tensor-parallel rank of one card; all times are int nanoseconds."""
+
+    name: str
+    """Where the numbers come from, such as ``tables:A6000/meta-llama/Llama-3.1-8B/tp1``."""
+    step_overhead_ns: int
+    """Kernel launches and host work of one iteration; never folded into a layer."""
+
+    def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Time of one dense layer for each of ``tokens`` (all >= 1, any shape); collectives not included."""
+        ...
+
+    def attention_ns(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> int:
+        """Time of one layer's attention for one batch, one array element a request.
+
+        A prefilling request computes ``prefill_q`` tokens on ``prefill_context`` tokens already in the cache
+        (its KV is their sum); a decoding request reads ``decode_kv`` tokens of KV, the new one included.
+        """
+        ...
+
+    def source(self, layer: str, tokens: int) -> Source:
+        """How :meth:`layer_ns` gets this number; for ``attn``, ``tokens`` is the batch's total KV length."""
+        ...
+
+
+@dataclass(frozen=True)
+class LatencyQuery:
+    """What latencies are wanted for."""
+
+    hardware: str
+    model: ModelConfig
+    tp_size: int
+    weight_bits: int = 16
+    kv_bits: int = 16
+    mem_bw_gbps: float | None = None
+    """Memory bandwidth of the cluster config (1e9 bytes/s), if it should override the datasheet's."""
+    profile_dir: Path | None = None
+    """Folder of tables; default: ``llm_profile/perf_models`` here, then the project's."""
