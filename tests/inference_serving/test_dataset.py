@@ -128,7 +128,8 @@ def test_a_missing_field_is_named(tmp_path, field):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not valid JSON: Expecting property name enclosed in double quotes at column 2"),
+        ('{"input_toks": }', "not valid JSON: Expecting value at column 16"),
+        ('{"input_toks": 3', "not valid JSON: Expecting ',' delimiter at column 17"),
         ("input_toks=3", "not valid JSON: Expecting value at column 1"),
         ("{} {}", "not valid JSON: Extra data at column 4"),
     ],
