@@ -1,0 +1,178 @@
+"""Decision replay: feed a recorded vLLM run to our scheduler and compare every batch.
+
+``python -m inference_serving.replay RUN.iters.jsonl.gz RUN.reqs.jsonl.gz`` replays the arrivals and the
+iteration times of a recorded run and prints ``equal N / N`` when all batches (requests, token counts,
+tokens computed before) are the same as the real engine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from astra_sim.input_error import InputError
+
+from inference_serving.kv_cache import KvCache
+from inference_serving.policies import policy_names
+from inference_serving.request import Batch, Request
+from inference_serving.scheduler import Scheduler
+from inference_serving.settings import SchedulerSettings
+
+_UNLIMITED_BLOCKS = 1 << 40
+_RECORDED_MAX_NUM_SEQS = 32
+
+Item = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recorded run: requests in order of arrival, iterations as (start time s, scheduled items)."""
+
+    meta: dict[str, Any]
+    arrivals: list[dict[str, Any]]
+    iterations: list[tuple[float, list[Item]]]
+    output_tokens: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """How many iterations were formed alike, and the first that was not."""
+
+    equal: int
+    total: int
+    first_difference: str | None
+
+
+def read_recording(iters_file: Path, reqs_file: Path) -> Recording:
+    """Read the two files of a recorded run; raises InputError naming file and line.
+
+    Output lengths come from the iterations (the last token computed plus one), so that warm-up requests,
+    which the request file leaves out, are replayed too; the request file gives the engine's settings.
+    """
+    meta = next(_records(reqs_file), {}).get("meta")
+    if not isinstance(meta, dict):
+        raise InputError(reqs_file, "line 1: meta", "this field is required")
+    arrivals: list[dict[str, Any]] = []
+    iterations: list[tuple[float, list[Item]]] = []
+    last_token: dict[str, int] = {}
+    prompts: dict[str, int] = {}
+    for record in _records(iters_file):
+        if record.get("ev") == "add":
+            arrivals.append(record)
+            prompts[record["id"]] = record["p"]
+        elif record.get("ev") == "it" and record["items"]:
+            items = [
+                (str(name), int(tokens), int(before)) for name, tokens, before, _prompt in record["items"]
+            ]
+            iterations.append((float(record["t0"]), items))
+            for name, tokens, before in items:
+                last_token[name] = max(last_token.get(name, 0), before + tokens)
+    outputs = {name: last_token.get(name, prompt) + 1 - prompt for name, prompt in prompts.items()}
+    return Recording(meta, arrivals, iterations, outputs)
+
+
+def replay(recording: Recording, settings: SchedulerSettings, kv_blocks: int) -> ReplayResult:
+    """Form each iteration's batch with our scheduler and compare it with the recorded one."""
+    scheduler = Scheduler(settings, KvCache(kv_blocks, settings.block_size))
+    pending = iter(sorted(recording.arrivals, key=lambda record: record["t"]))
+    upcoming = next(pending, None)
+    names: dict[int, str] = {}
+    equal, first_difference = 0, None
+    for number, (start_s, expected) in enumerate(recording.iterations):
+        while upcoming is not None and upcoming["t"] <= start_s:
+            request = _request(len(names), upcoming, recording.output_tokens[upcoming["id"]])
+            names[request.request_id] = upcoming["id"]
+            scheduler.enqueue(request)
+            upcoming = next(pending, None)
+        batch = scheduler.schedule(round(start_s * 1e9))
+        formed = _items(batch, scheduler, names)
+        if sorted(formed) == sorted(expected):
+            equal += 1
+        elif first_difference is None:
+            first_difference = f"iteration {number}: ours {formed[:6]}, recorded {expected[:6]}"
+        if batch is not None:
+            scheduler.complete(round(start_s * 1e9))
+    return ReplayResult(equal, len(recording.iterations), first_difference)
+
+
+def _request(request_id: int, record: dict[str, Any], output_tokens: int) -> Request:
+    return Request(
+        request_id=request_id,
+        arrival_ns=round(record["t"] * 1e9),
+        prompt_tokens=record["p"],
+        output_tokens=output_tokens,
+        priority=record.get("prio", 0),
+    )
+
+
+def _items(batch: Batch | None, scheduler: Scheduler, names: dict[int, str]) -> list[Item]:
+    if batch is None:
+        return []
+    rows = zip(scheduler.running, batch.grants.tolist(), batch.context.tolist(), strict=True)
+    return [(names[request.request_id], tokens, before) for request, tokens, before in rows if tokens]
+
+
+def _records(file: Path) -> Iterator[dict[str, Any]]:
+    opener = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opener(file, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield _object(file, number, line)
+    except (OSError, EOFError) as error:
+        raise InputError(file, "", f"cannot be read: {error}") from None
+
+
+def _object(file: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(file, f"line {number}", f"not valid JSON: {error.msg}") from None
+    if not isinstance(record, dict):
+        raise InputError(file, f"line {number}", f"must be a JSON object, not {type(record).__name__}")
+    return record
+
+
+def _settings(recording: Recording, args: argparse.Namespace) -> SchedulerSettings:
+    meta = recording.meta
+    return SchedulerSettings(
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens or int(meta["mnbt"]),
+        block_size=args.block_size,
+        long_prefill_token_threshold=int(meta.get("lpt", 0)),
+        scheduling_policy=args.scheduling_policy or str(meta.get("policy", "fcfs")),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns 0 when all batches are equal, 1 when some differ, 2 on bad input."""
+    parser = argparse.ArgumentParser(prog="python -m inference_serving.replay", description=__doc__)
+    parser.add_argument("iters", type=Path, help="RUN.iters.jsonl[.gz]: arrivals and iterations")
+    parser.add_argument("reqs", type=Path, help="RUN.reqs.jsonl[.gz]: the run's settings in its first line")
+    parser.add_argument(
+        "--max-num-seqs", type=int, default=_RECORDED_MAX_NUM_SEQS, help="default %(default)s"
+    )
+    parser.add_argument("--max-num-batched-tokens", type=int, help="default: as recorded")
+    parser.add_argument("--block-size", type=int, default=16, help="tokens per KV block, default %(default)s")
+    parser.add_argument("--kv-blocks", type=int, default=_UNLIMITED_BLOCKS, help="default: enough for all")
+    parser.add_argument("--scheduling-policy", choices=policy_names(), help="default: as recorded")
+    args = parser.parse_args(argv)
+    try:
+        recording = read_recording(args.iters, args.reqs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result = replay(recording, _settings(recording, args), args.kv_blocks)
+    if result.first_difference:
+        print(f"first difference at {result.first_difference}")
+    print(f"equal {result.equal} / {result.total}")
+    return 0 if result.equal == result.total else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+"""Request and Batch: what moves through the serving layer, and the states it goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64Array = NDArray[np.int64]
+
+
+class RequestState(Enum):
+    """Where a request is; it only ever moves forward, except RUNNING -> WAITING on preemption."""
+
+    ARRIVING = "arriving"
+    WAITING = "waiting"
+    RUNNING = "running"
+    TRANSFERRING = "transferring"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request and its progress; token counts, nanoseconds, KV blocks.
+
+    ``computed`` counts tokens whose KV exists, ``generated`` the output tokens sampled so far. While the
+    request runs, both live in the scheduler's :class:`~inference_serving.running_table.RunningTable` and
+    are written back here when it leaves.
+    """
+
+    request_id: int
+    arrival_ns: int
+    prompt_tokens: int
+    output_tokens: int
+    priority: int = 0
+    state: RequestState = RequestState.ARRIVING
+    computed: int = 0
+    generated: int = 0
+    blocks: int = 0
+    enqueue_order: int = 0
+    preemptions: int = 0
+    first_scheduled_ns: int = -1
+    end_ns: int = -1
+    instance_id: int = -1
+    decode_instance_id: int = -1
+    kv_sent_tokens: int = 0
+    pending_transfers: int = 0
+    token_time_parts: list[Int64Array] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known so far: the prompt and what has been generated."""
+        return self.prompt_tokens + self.generated
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens at the end of the request's life."""
+        return self.prompt_tokens + self.output_tokens
+
+    def token_times_ns(self) -> Int64Array:
+        """Time at which each output token came out, shape ``[generated]``."""
+        if not self.token_time_parts:
+            return np.empty(0, dtype=np.int64)
+        if len(self.token_time_parts) > 1:
+            self.token_time_parts = [np.concatenate(self.token_time_parts)]
+        return self.token_time_parts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One iteration's work: tokens granted to each running request.
+
+    All arrays have one entry per row of the scheduler's running table, in running order; a grant of 0
+    means that the row sits this iteration out.
+    """
+
+    grants: Int64Array
+    context: Int64Array
+    total_tokens: int
+    sampled: int
+
+    def prefill_chunks(self) -> tuple[Int64Array, Int64Array]:
+        """Chunk lengths and the tokens already cached before them, of the rows that run a chunk."""
+        chunks = self.grants > 1
+        if not chunks.any():
+            return _NONE, _NONE
+        return self.grants[chunks], self.context[chunks]
+
+    def decode_kv(self) -> Int64Array:
+        """KV length, new token included, of each row that runs a single token."""
+        single = self.grants == 1
+        return self.context[single] + 1
+
+
+_NONE: Int64Array = np.empty(0, dtype=np.int64)

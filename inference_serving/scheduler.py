@@ -1,0 +1,242 @@
+"""Continuous batching: which tokens of which requests run in an instance's next iteration.
+
+The rule is vLLM V1's: a request, in prefill or decode, catches up to the tokens it has; running requests
+are served first, then waiting ones are admitted, under one token budget, a limit of sequences and the KV
+blocks. When a running request finds no block, the policy's victim is preempted and later recomputed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference_serving.kv_cache import KvCache
+from inference_serving.policies import make_policy
+from inference_serving.request import Batch, Int64Array, Request, RequestState
+from inference_serving.running_table import RunningTable
+from inference_serving.settings import SchedulerSettings
+from inference_serving.waiting_queue import WaitingQueue
+
+_TRIM_CLOCK_EVERY = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class IterationOutcome:
+    """What an iteration brought: requests that left the running table, and tokens by phase."""
+
+    finished: Sequence[Request]
+    handed_over: Sequence[Request]
+    generated_tokens: int
+
+
+class Scheduler:
+    """Forms the batches of one instance.
+
+    ``hands_over`` makes it the scheduler of a prefill instance: a request leaves with its first token.
+    ``may_admit`` is asked before a waiting request is admitted for the first time; a prefill instance
+    uses it to reserve KV blocks at the decode side.
+    """
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        kv_cache: KvCache,
+        *,
+        hands_over: bool = False,
+        may_admit: Callable[[Request], bool] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.kv_cache = kv_cache
+        self.waiting = WaitingQueue(make_policy(settings.scheduling_policy))
+        self.preemptions = 0
+        self._policy = make_policy(settings.scheduling_policy)
+        self._table = RunningTable()
+        self._hands_over = hands_over
+        self._may_admit = may_admit
+        self._waiting_holders = 0
+
+    @property
+    def running(self) -> Sequence[Request]:
+        """The running requests, in running order."""
+        return self._table.requests
+
+    def enqueue(self, request: Request) -> None:
+        """Take in a request that has arrived at this instance (or whose KV has landed here)."""
+        request.state = RequestState.WAITING
+        if self.settings.skip_prefill and request.computed == 0:
+            request.computed = request.prompt_tokens - 1
+        self._waiting_holders += request.blocks > 0
+        self.waiting.add(request)
+
+    def schedule(self, now_ns: int) -> Batch | None:
+        """Form the next batch, or return None if no request can run a token now."""
+        table = self._table
+        table.grant[:] = 0
+        budget = self.settings.max_num_batched_tokens
+        preempted_before = self.preemptions
+        if self.settings.prioritize_prefill:
+            budget = self._grant(table.computed < table.prompt, budget)
+            budget = self._admit(budget, now_ns)
+            budget = self._grant(self._table.grant == 0, budget)
+        else:
+            budget = self._grant(None, budget)
+            if self.preemptions == preempted_before:
+                budget = self._admit(budget, now_ns)
+        total = self.settings.max_num_batched_tokens - budget
+        if total == 0:
+            return None
+        grants, context = table.grant.copy(), table.computed.copy()
+        sampled = int(np.count_nonzero((context + grants == table.target) & (grants > 0)))
+        return Batch(grants, context, total, sampled)
+
+    def complete(self, end_ns: int) -> IterationOutcome:
+        """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
+        table = self._table
+        finished_rows, generated = table.finish_iteration(end_ns)
+        finished = table.remove(finished_rows) if finished_rows.size else []
+        for request in finished:
+            request.state = RequestState.FINISHED
+            request.end_ns = end_ns
+            self.release(request)
+        handed_over: list[Request] = []
+        if self._hands_over and (rows := table.emitted_rows()).size:
+            handed_over = table.remove(rows)
+            for request in handed_over:
+                request.state = RequestState.TRANSFERRING
+        if table.clock.count % _TRIM_CLOCK_EVERY == 0:
+            table.trim_clock()
+        return IterationOutcome(finished, handed_over, generated)
+
+    def release(self, request: Request) -> None:
+        """Give the request's KV blocks back to this instance's pool."""
+        self.kv_cache.give_back(request.blocks)
+        request.blocks = 0
+
+    def evict_all(self) -> list[Request]:
+        """Take every running request out, for a run that is being interrupted; progress is written back."""
+        return self._table.remove(list(range(len(self._table))))
+
+    def _grant(self, among: NDArray[np.bool_] | None, budget: int) -> int:
+        """Grant tokens to running rows (``among`` masks them) in running order; return what is left."""
+        table = self._table
+        if not len(table) or budget == 0:
+            return budget
+        need = self._capped(table.target - table.computed)
+        if among is not None:
+            need *= among
+        total = int(need.sum())
+        if total > budget:
+            before = np.cumsum(need) - need
+            need = np.clip(budget - before, 0, need)
+            total = budget
+        blocks = -(-(table.computed + need) // self.kv_cache.block_size)
+        extra = np.maximum(blocks - table.blocks, 0)
+        extra[need == 0] = 0
+        extra_total = int(extra.sum())
+        if extra_total > self.kv_cache.free_blocks:
+            return self._grant_with_preemption([table.requests[row] for row in np.flatnonzero(need)], budget)
+        self.kv_cache.take(extra_total)
+        table.blocks += extra
+        table.grant += need
+        return budget - total
+
+    def _capped(self, need: Int64Array) -> Int64Array:
+        threshold = self.settings.long_prefill_token_threshold
+        return np.minimum(need, threshold) if threshold else need
+
+    def _grant_with_preemption(self, candidates: Sequence[Request], budget: int) -> int:
+        """Grant row by row; a row that finds no block makes the policy's victim give up its own."""
+        table, kv_cache = self._table, self.kv_cache
+        for request in candidates:
+            if budget == 0:
+                break
+            if request.state is not RequestState.RUNNING:
+                continue
+            row = table.requests.index(request)
+            need = self._need(int(table.target[row] - table.computed[row]), budget)
+            extra = max(kv_cache.blocks_for(int(table.computed[row]) + need) - int(table.blocks[row]), 0)
+            while extra > kv_cache.free_blocks and request.state is RequestState.RUNNING:
+                budget += self._preempt(self._policy.victim(table.requests))
+            if request.state is not RequestState.RUNNING:
+                break
+            row = table.requests.index(request)
+            kv_cache.take(extra)
+            table.blocks[row] += extra
+            table.grant[row] = need
+            budget -= need
+        return budget
+
+    def _need(self, remaining: int, budget: int) -> int:
+        threshold = self.settings.long_prefill_token_threshold
+        return min(remaining, threshold or remaining, budget)
+
+    def _preempt(self, row: int) -> int:
+        """Send a running request back to the waiting queue without its KV; return the tokens it had."""
+        tokens = int(self._table.grant[row])
+        (request,) = self._table.remove([row])
+        self._drop_kv(request)
+        self.waiting.put_back(request)
+        return tokens
+
+    def _drop_kv(self, request: Request) -> None:
+        self.release(request)
+        request.state = RequestState.WAITING
+        request.computed = 0
+        request.preemptions += 1
+        self.preemptions += 1
+
+    def _admit(self, budget: int, now_ns: int) -> int:
+        """Admit waiting requests in the policy's order until something is short; return the budget left.
+
+        Only a request whose KV is already here (it came from a prefill instance) may pass one that does
+        not fit, because the blocks it holds would otherwise never be freed.
+        """
+        index, only_holders = 0, False
+        limit = self.settings.max_num_seqs or len(self._table) + len(self.waiting)
+        while index < len(self.waiting) and budget > 0 and len(self._table) < limit:
+            request = self.waiting[index]
+            tokens = 0 if only_holders and not request.blocks else self._admissible(request, budget)
+            if tokens == 0:
+                only_holders = True
+                index += 1
+                if not self._waiting_holders:
+                    break
+                continue
+            self._start(self.waiting.pop(index), tokens, now_ns)
+            budget -= tokens
+        if only_holders and self._waiting_holders and not len(self._table):
+            self._break_hold_up()
+            return self._admit(budget, now_ns)
+        return budget
+
+    def _admissible(self, request: Request, budget: int) -> int:
+        """Tokens that the request may run in this iteration, 0 if it has to wait."""
+        remaining = request.num_tokens - request.computed
+        tokens = self._need(remaining, budget)
+        if tokens < remaining and not self.settings.enable_chunked_prefill:
+            return 0
+        fit_tokens = request.num_tokens if self.settings.reserve_full_isl else request.computed + tokens
+        if self.kv_cache.blocks_for(fit_tokens) - request.blocks > self.kv_cache.free_blocks:
+            return 0
+        if self._may_admit is not None and not self._may_admit(request):
+            return 0
+        return tokens
+
+    def _start(self, request: Request, tokens: int, now_ns: int) -> None:
+        self._waiting_holders -= request.blocks > 0
+        extra = max(self.kv_cache.blocks_for(request.computed + tokens) - request.blocks, 0)
+        self.kv_cache.take(extra)
+        request.blocks += extra
+        request.state = RequestState.RUNNING
+        if request.first_scheduled_ns < 0:
+            request.first_scheduled_ns = now_ns
+        self._table.append(request)
+        self._table.grant[-1] = tokens
+
+    def _break_hold_up(self) -> None:
+        """With nothing running, waiting requests may hold all blocks: the last of them gives its KV up."""
+        self._drop_kv([request for request in self.waiting if request.blocks][-1])
+        self._waiting_holders -= 1

@@ -1,0 +1,50 @@
+"""Settings of a run, frozen: what the command line and the cluster config decide, and nothing derived."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """How one instance batches.
+
+    ``max_num_seqs`` and ``long_prefill_token_threshold`` of 0 mean no limit. ``reserve_full_isl`` admits
+    a request only if its whole prompt fits into the free KV blocks.
+    """
+
+    max_num_seqs: int = 0
+    max_num_batched_tokens: int = 2048
+    block_size: int = 16
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    reserve_full_isl: bool = True
+    prioritize_prefill: bool = False
+    scheduling_policy: str = "fcfs"
+    skip_prefill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DumpSettings:
+    """Which iterations are written out: ``--dump-traces`` and ``--dump-iterations``."""
+
+    folder: Path
+    iterations: frozenset[int]
+    et_dialect: str = "mlcommons"
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationConfig:
+    """Everything that one run needs to know besides the cluster and the workload."""
+
+    scheduler: SchedulerSettings = SchedulerSettings()
+    weight_bits: int = 16
+    kv_bits: int = 16
+    npu_memory_utilization: float = 0.9
+    request_routing_policy: str = "RR"
+    latency_source: str = "auto"
+    profile_dir: Path | None = None
+    seed: int = 0
+    log_interval_ns: int = 500_000_000
+    dump: DumpSettings | None = None
