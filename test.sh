@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Check everything: formatting, lint, types and tests. Arguments go to pytest: ./test.sh -k scheduler
+# Exits with a status other than 0 if anything is wrong; pytest's summary comes last.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+failed=()
+
+# Run a check; go on if it fails, but remember it.
+check() {
+  local name=$1
+  shift
+  printf 'test.sh: %s\n' "$name"
+  "$@" || failed+=("$name")
+}
+
+# shellcheck disable=SC2329 # called through check
+cxx_format() {
+  find astra-sim/src -type f \( -name '*.h' -o -name '*.hpp' -o -name '*.cc' -o -name '*.cpp' \) -print0 |
+    xargs -0 "$bin/clang-format" --dry-run -Werror
+}
+
+./compile.sh --dev
+bin=.venv/bin
+check "lint (ruff check)" "$bin/python" -m ruff check --quiet .
+check "format (ruff format)" "$bin/python" -m ruff format --quiet --check --diff .
+check "types (mypy)" "$bin/python" -m mypy --no-error-summary
+check "C++ format (clang-format)" cxx_format
+if [ ${#failed[@]} -gt 0 ]; then
+  printf 'test.sh: FAILED, see above: %s\n' "${failed[@]}" >&2
+fi
+printf 'test.sh: tests (pytest)\n'
+status=0
+"$bin/python" -m pytest "$@" || status=$?
+if [ ${#failed[@]} -gt 0 ] && [ "$status" -eq 0 ]; then
+  status=1
+fi
+exit "$status"
