@@ -5,15 +5,26 @@ A new source is one file with an ``open_*`` and a ``known_*`` function, and one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from astra_sim.input_error import InputError
 
 from llm_profile.layers import check_tp_size
-from llm_profile.protocol import LatencyModel, LatencyQuery, Source
+from llm_profile.protocol import LatencyModel, LatencyQuery, NoLatencyError, Source
+from llm_profile.roofline import known_descriptions, open_roofline
+from llm_profile.tables_v1 import known_tables, open_tables
 
-__all__ = ["SOURCES", "LatencyModel", "LatencyQuery", "Source", "open_latency_model"]
+__all__ = [
+    "SOURCES",
+    "LatencyModel",
+    "LatencyQuery",
+    "LatencySource",
+    "NoLatencyError",
+    "Source",
+    "open_latency_model",
+]
 
 
 @dataclass(frozen=True)
@@ -21,16 +32,40 @@ class LatencySource:
     """One way to get latencies."""
 
     open: Callable[[LatencyQuery], LatencyModel]
-    """Open the model of a query, or raise :class:`InputError`: why it cannot be answered."""
+    """Open the model of a query; :class:`NoLatencyError` says why there is none, others what is broken."""
     known: Callable[[LatencyQuery], list[str]]
     """Hardware names this source has anything for."""
 
 
-SOURCES: dict[str, LatencySource] = {}
+SOURCES: Mapping[str, LatencySource] = MappingProxyType(
+    {
+        "tables": LatencySource(open_tables, known_tables),
+        "calibrated": LatencySource(open_roofline, known_descriptions),
+    }
+)
 """Sources by name, most trusted first."""
 
 
 def open_latency_model(query: LatencyQuery, source: str = "auto") -> LatencyModel:
-    """Open the latencies of ``query`` from ``source``: ``auto`` or a name of :data:`SOURCES`."""
+    """Open the latencies of ``query`` from ``source``: ``auto`` (the first that has them) or one by name."""
     check_tp_size(query.model, query.tp_size)
-    raise InputError("", "hardware", f"{query.hardware!r} is unknown")
+    if source != "auto" and source not in SOURCES:
+        names = ", ".join(["auto", *SOURCES])
+        raise InputError("", "latency source", f"{source!r} is unknown; use one of {names}")
+    if query.profile_dir is not None and not query.profile_dir.is_dir():
+        raise InputError(query.profile_dir, "", "no such folder of tables")
+    names_to_try = list(SOURCES) if source == "auto" else [source]
+    reasons = []
+    for name in names_to_try:
+        try:
+            return SOURCES[name].open(query)
+        except NoLatencyError as error:
+            reasons.append(f"{name}: {error}")
+    known = sorted({hardware for name in names_to_try for hardware in SOURCES[name].known(query)})
+    if query.hardware not in known:
+        raise InputError(
+            "", "hardware", f"{query.hardware!r} is unknown; known hardware: {', '.join(known) or 'none'}"
+        )
+    raise InputError(
+        "", "hardware", f"no latencies of {query.model.name} on {query.hardware}; " + "; ".join(reasons)
+    )

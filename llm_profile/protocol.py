@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from astra_sim.input_error import InputError
 from numpy.typing import NDArray
 
 from llm_profile.model_config import ModelConfig
@@ -63,3 +64,7 @@ class LatencyQuery:
     """Memory bandwidth of the cluster config (1e9 bytes/s), if it should override the datasheet's."""
     profile_dir: Path | None = None
     """Folder of tables; default: ``llm_profile/perf_models`` here, then the project's."""
+
+
+class NoLatencyError(InputError):
+    """A source has nothing for a query (as opposed to having a file that is broken)."""

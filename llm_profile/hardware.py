@@ -1,0 +1,184 @@
+"""Hardware descriptions: a YAML with a card's datasheet and, if it was calibrated, a few fitted coefficients.
+
+``llm_profile/hardware/{name}.yaml`` of the current directory is looked at first, then the project's. The
+formulas with the coefficients are in :mod:`llm_profile.roofline`; :mod:`llm_profile.calibrate` fits them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from astra_sim.input_error import InputError, validated
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+PROJECT_HARDWARE_DIR = Path(__file__).resolve().parent / "hardware"
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Sharpness = Annotated[float, Field(ge=1, le=16)]
+"""p of the p-norm that stands for a maximum: 1 adds both times (no overlap), large is a sharp roofline."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Memory(_Part):
+    """Device memory, in the datasheet's units (1e9)."""
+
+    bandwidth_gbps: PositiveFloat
+    size_gb: PositiveFloat
+
+
+class PeakTflops(_Part):
+    """Dense matrix throughput, 1e12 flops a second, without sparsity."""
+
+    fp16: PositiveFloat
+    fp8: PositiveFloat | None = None
+    """8-bit; absent: 8-bit weights are computed at the fp16 rate."""
+    fp32: PositiveFloat | None = None
+    """32-bit; absent: half the fp16 rate."""
+
+
+class Gemm(_Part):
+    """``fixed + pnorm(bytes / (bandwidth * memory_efficiency), flops * fill / (peak * compute_efficiency))``.
+
+    ``fill = 1 + wave * multiprocessors * 128^2 / (tokens * output_width)``: a matrix of few 128 x 128 tiles
+    cannot fill the card.
+    """
+
+    fixed_ns: NonNegative = 5000.0
+    memory_efficiency: PositiveFloat = 0.93
+    compute_efficiency: PositiveFloat = 0.72
+    wave: NonNegative = 0.07
+    sharpness: Sharpness = 2.5
+
+
+class Elementwise(_Part):
+    """``fixed + cached / (bandwidth * cached_efficiency) + rest / (bandwidth * efficiency)``.
+
+    Bytes up to ``cache_mb / working_set`` are ``cached``, since an operation of several kernels touches
+    ``working_set`` times its inputs and outputs. The generic values are those of fused kernels.
+    """
+
+    fixed_ns: NonNegative = 3000.0
+    efficiency: PositiveFloat = 0.8
+    cached_efficiency: PositiveFloat = 0.8
+    working_set: PositiveFloat = 1.0
+
+
+class Prefill(_Part):
+    """``fixed + pnorm(stream, flops / (peak * efficiency))`` for a chunk of n tokens on a context.
+
+    ``flops = 4 * heads * head_dim * n * (context + n / 2)``; ``stream`` is one head's pass over its K and V,
+    ``(context + n / 2)`` tokens at ``stream_gbps``, which bounds short chunks.
+    """
+
+    fixed_ns: NonNegative = 4000.0
+    efficiency: PositiveFloat = 0.5
+    stream_gbps: PositiveFloat = 20.0
+    sharpness: Sharpness = 2.0
+
+
+class Decode(_Part):
+    """``fixed + pnorm(longest, head_ns * heads * n + sum(KV bytes) / (bandwidth * efficiency))``.
+
+    ``longest`` is one head's pass over the longest KV at ``stream_gbps``. KV lengths are rounded up to
+    ``block_tokens``. With ``gqa_packed`` a K/V head is read once for all its query heads, else once for each
+    (kernels without grouped-query packing).
+    """
+
+    fixed_ns: NonNegative = 4000.0
+    head_ns: NonNegative = 1.0
+    efficiency: PositiveFloat = 0.85
+    stream_gbps: PositiveFloat = 400.0
+    block_tokens: PositiveInt = 16
+    gqa_packed: bool = True
+    sharpness: Sharpness = 2.0
+
+
+class Coefficients(_Part):
+    """What is fitted; the defaults are generic values for a card of which only the datasheet is known."""
+
+    gemm: Gemm = Gemm()
+    norm: Elementwise = Elementwise()
+    rope: Elementwise = Elementwise()
+    activation: Elementwise = Elementwise()
+    embedding: Elementwise = Elementwise()
+    prefill: Prefill = Prefill()
+    decode: Decode = Decode()
+
+
+class FitError(_Part):
+    """Median and 90th percentile of |predicted / measured - 1|."""
+
+    median: NonNegative
+    p90: NonNegative
+
+
+class Fit(_Part):
+    """What the coefficients were fitted to, and how well."""
+
+    data: str
+    max_tokens: PositiveInt = 2048
+    errors: dict[str, FitError] = {}
+
+
+class Hardware(_Part):
+    """One card."""
+
+    name: str
+    source: str
+    """Where the datasheet numbers are from."""
+    memory: Memory
+    peak_tflops: PeakTflops
+    link_gbps: PositiveFloat | None = None
+    """Bandwidth to a neighbour card, one direction."""
+    multiprocessors: PositiveInt = 100
+    cache_mb: PositiveFloat = 30.0
+    """Last-level cache, 1e6 bytes."""
+    step_overhead_ns: NonNegativeInt = 0
+    """Launch and host time of one iteration; 0 unless calibrated against a whole engine."""
+    coefficients: Coefficients | None = None
+    """Absent: generic efficiencies, and results are labelled estimated."""
+    fit: Fit | None = None
+
+
+def hardware_dirs() -> tuple[Path, ...]:
+    """Folders searched for descriptions."""
+    return (Path.cwd() / "llm_profile" / "hardware", PROJECT_HARDWARE_DIR)
+
+
+def known_hardware() -> list[str]:
+    """Names that :func:`load_hardware` finds, sorted."""
+    return sorted({file.stem for folder in hardware_dirs() for file in folder.glob("*.yaml")})
+
+
+def find_hardware(name: str) -> Path | None:
+    """File that describes ``name``, if there is one."""
+    return next((file for d in hardware_dirs() if (file := d / f"{name}.yaml").is_file()), None)
+
+
+def load_hardware(file: Path) -> Hardware:
+    """Read a description; :class:`InputError` for YAML that is broken, unknown keys and impossible values."""
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(file, "", f"cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else ""
+        raise InputError(file, where, f"not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise InputError(file, "", f"the top level must be a mapping, not {type(data).__name__}")
+    return validated(Hardware, data, file)
+
+
+def datasheet_bandwidth_gbps(name: str) -> float | None:
+    """Memory bandwidth of a described card, else None."""
+    file = find_hardware(name)
+    return load_hardware(file).memory.bandwidth_gbps if file else None
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -1,0 +1,238 @@
+"""Latencies of any dense model from a hardware description (:mod:`llm_profile.hardware`).
+
+A roofline (Williams, Waterman and Patterson 2009): a layer takes as long as the slower of moving its bytes
+and computing its flops, each at an efficiency, plus a fixed cost. Bandwidths in GB/s are bytes a nanosecond,
+and peaks in TFLOPS are 1e3 flops a nanosecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from astra_sim.input_error import InputError
+from numpy.typing import NDArray
+
+from llm_profile.hardware import (
+    Coefficients,
+    Decode,
+    Elementwise,
+    Gemm,
+    Hardware,
+    Prefill,
+    find_hardware,
+    known_hardware,
+    load_hardware,
+)
+from llm_profile.layers import (
+    GEMM_LAYERS,
+    LAYERS,
+    LayerShape,
+    heads_per_rank,
+    kv_bytes_per_token,
+    layer_shape,
+)
+from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
+
+Floats = NDArray[np.float64]
+TILE = 128
+"""Side of an output tile of a matrix kernel, in elements."""
+BITS = (8, 16, 32)
+MLP_LAYERS = ("gate_proj", "up_proj", "act_fn", "down_proj")
+ELEMENTWISE_CLASS = {
+    "embedding": "embedding",
+    "input_layernorm": "norm",
+    "post_layernorm": "norm",
+    "final_layernorm": "norm",
+    "rope": "rope",
+    "act_fn": "activation",
+}
+
+
+def peak_flops_per_ns(card: Hardware, bits: int) -> float:
+    """Peak of ``bits``-wide arithmetic; what the datasheet does not name is derived from fp16."""
+    peak = card.peak_tflops
+    tflops = {8: peak.fp8 or peak.fp16, 16: peak.fp16, 32: peak.fp32 or peak.fp16 / 2}[bits]
+    return tflops * 1e3
+
+
+def pnorm(a: Floats, b: Floats, p: float) -> Floats:
+    """Smooth maximum of two times; at least the larger, at most their sum.
+
+    >>> float(pnorm(np.array(3.0), np.array(4.0), 2.0))
+    5.0
+    """
+    high = np.maximum(a, b)
+    ratio = np.minimum(a, b) / np.maximum(high, 1e-9)
+    smooth: Floats = high * (1.0 + ratio**p) ** (1.0 / p)
+    return smooth
+
+
+def gemm_ns(
+    c: Gemm, card: Hardware, shape: LayerShape, tokens: Floats, *, bandwidth_gbps: float, weight_bits: int
+) -> Floats:
+    """Time of ``tokens`` rows times one weight matrix."""
+    activations = tokens * (shape.input_width + shape.output_width) * _activation_bytes(weight_bits)
+    memory_ns = (shape.weight_elements * weight_bits / 8 + activations) / (
+        bandwidth_gbps * c.memory_efficiency
+    )
+    filled = tokens + c.wave * card.multiprocessors * TILE**2 / shape.output_width
+    peak = peak_flops_per_ns(card, weight_bits) * c.compute_efficiency
+    return c.fixed_ns + pnorm(memory_ns, shape.flops_per_token * filled / peak, c.sharpness)
+
+
+def elementwise_ns(
+    c: Elementwise, card: Hardware, shape: LayerShape, tokens: Floats, *, bandwidth_gbps: float, bits: int
+) -> Floats:
+    """Time of a layer that only moves activations (norm, rope, activation, embedding)."""
+    moved = tokens * (shape.input_width + shape.output_width) * _activation_bytes(bits)
+    cached = np.minimum(moved, card.cache_mb * 1e6 / c.working_set)
+    cached_ns = cached / (bandwidth_gbps * c.cached_efficiency)
+    return c.fixed_ns + cached_ns + (moved - cached) / (bandwidth_gbps * c.efficiency)
+
+
+def _activation_bytes(weight_bits: int) -> int:
+    """Activations keep 16 bits with 8-bit weights."""
+    return 4 if weight_bits == 32 else 2
+
+
+class AttentionRoofline:
+    """Attention of one layer of one rank."""
+
+    def __init__(
+        self, card: Hardware, prefill: Prefill, decode: Decode, query: LatencyQuery, bandwidth_gbps: float
+    ) -> None:
+        heads, kv_heads = heads_per_rank(query.model, query.tp_size)
+        head_dim = query.model.head_dim
+        head_bytes = 2 * head_dim * query.kv_bits / 8
+        peak = peak_flops_per_ns(card, 32 if query.weight_bits == 32 else 16)
+        self._prefill = prefill
+        self._decode = decode
+        self._pair_ns = 4 * heads * head_dim / (peak * prefill.efficiency)
+        self._prefill_stream_ns = head_bytes / prefill.stream_gbps
+        self._decode_stream_ns = head_bytes / decode.stream_gbps
+        self._request_ns = decode.head_ns * heads
+        read_heads = kv_heads if decode.gqa_packed else heads
+        self._kv_token_ns = read_heads * head_bytes / (bandwidth_gbps * decode.efficiency)
+        self._floor_ns = kv_bytes_per_token(query.model, query.tp_size, query.kv_bits) / bandwidth_gbps
+
+    def prefill_ns(self, n: float, context: float) -> float:
+        """Time of a chunk of ``n`` tokens on ``context`` cached ones, without the fixed cost."""
+        p = self._prefill.sharpness
+        keys = context + n / 2
+        compute, stream = n * keys * self._pair_ns, keys * self._prefill_stream_ns
+        smooth = float((compute**p + stream**p) ** (1 / p))
+        return max(smooth, (context + n) * self._floor_ns)
+
+    def decode_ns(self, requests: int, block_kv: float, longest_kv: float) -> float:
+        """Time of a decode batch without the fixed cost; ``block_kv`` is the sum of rounded-up lengths."""
+        p = self._decode.sharpness
+        together = requests * self._request_ns + block_kv * self._kv_token_ns
+        longest = longest_kv * self._decode_stream_ns
+        return max(float((together**p + longest**p) ** (1 / p)), block_kv * self._floor_ns)
+
+    def ns(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> int:
+        """Time of a batch: every prefill alone, all decodes together, the larger fixed cost once."""
+        fixed = total = 0.0
+        if prefill_q.size:
+            fixed = self._prefill.fixed_ns
+            for n, context in zip(prefill_q.tolist(), prefill_context.tolist(), strict=True):
+                total += self.prefill_ns(n, context)
+        if decode_kv.size:
+            fixed = max(fixed, self._decode.fixed_ns)
+            block = self._decode.block_tokens
+            block_kv = int(((decode_kv + (block - 1)) // block).sum()) * block
+            total += self.decode_ns(decode_kv.size, block_kv, int(decode_kv.max()))
+        return round(fixed + total)
+
+
+class RooflineLatencyModel:
+    """Latencies from a hardware description; implements :class:`~llm_profile.protocol.LatencyModel`."""
+
+    def __init__(self, card: Hardware, query: LatencyQuery) -> None:
+        coefficients = card.coefficients or Coefficients()
+        self.name = f"{'calibrated' if card.coefficients else 'estimated'}:{card.name}"
+        self.step_overhead_ns = card.step_overhead_ns
+        self._calibrated = card.coefficients is not None
+        self._fitted_tokens = card.fit.max_tokens if card.fit else 0
+        bandwidth_gbps = query.mem_bw_gbps or card.memory.bandwidth_gbps
+        self._layers = _layer_functions(card, coefficients, query, bandwidth_gbps)
+        self._attention = AttentionRoofline(
+            card, coefficients.prefill, coefficients.decode, query, bandwidth_gbps
+        )
+
+    def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Time of one dense layer for each of ``tokens``."""
+        try:
+            function = self._layers[layer]
+        except KeyError:
+            raise InputError(self.name, layer, "not a dense layer of this model") from None
+        return np.rint(function(np.asarray(tokens, dtype=np.float64))).astype(np.int64)
+
+    def attention_ns(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> int:
+        """Time of one layer's attention of a batch, priced request by request."""
+        return self._attention.ns(prefill_q, prefill_context, decode_kv)
+
+    def source(self, layer: str, tokens: int) -> Source:
+        """Estimated with generic efficiencies; else inside or outside the token counts that were fitted."""
+        if not self._calibrated:
+            return Source.ESTIMATED
+        inside = layer == "attn" or tokens <= self._fitted_tokens
+        return Source.INTERPOLATED if inside else Source.EXTRAPOLATED
+
+
+def _layer_functions(
+    card: Hardware, coefficients: Coefficients, query: LatencyQuery, bandwidth_gbps: float
+) -> dict[str, Callable[[Floats], Floats]]:
+    """A function of token counts for each dense layer of the query's model."""
+
+    def gemm(shape: LayerShape) -> Callable[[Floats], Floats]:
+        return lambda tokens: gemm_ns(
+            coefficients.gemm,
+            card,
+            shape,
+            tokens,
+            bandwidth_gbps=bandwidth_gbps,
+            weight_bits=query.weight_bits,
+        )
+
+    def elementwise(shape: LayerShape, c: Elementwise) -> Callable[[Floats], Floats]:
+        return lambda tokens: elementwise_ns(
+            c, card, shape, tokens, bandwidth_gbps=bandwidth_gbps, bits=query.weight_bits
+        )
+
+    functions: dict[str, Callable[[Floats], Floats]] = {}
+    for layer in LAYERS:
+        if layer == "attn" or (query.model.is_moe and layer in MLP_LAYERS):
+            continue
+        shape = layer_shape(query.model, layer, query.tp_size)
+        if layer in GEMM_LAYERS:
+            functions[layer] = gemm(shape)
+        else:
+            functions[layer] = elementwise(shape, getattr(coefficients, ELEMENTWISE_CLASS[layer]))
+    return functions
+
+
+def open_roofline(query: LatencyQuery) -> RooflineLatencyModel:
+    """Open the description of the query's card; :class:`NoLatencyError` if there is none."""
+    for field, bits in (("weight_bits", query.weight_bits), ("kv_bits", query.kv_bits)):
+        if bits not in BITS:
+            raise InputError(query.hardware, field, f"{bits}: must be one of {', '.join(map(str, BITS))}")
+    if query.mem_bw_gbps is not None and query.mem_bw_gbps <= 0:
+        raise InputError(query.hardware, "mem_bw", f"{query.mem_bw_gbps:g}: must be positive")
+    file = find_hardware(query.hardware)
+    if file is None:
+        raise NoLatencyError(
+            "", "hardware", f"no description {query.hardware}.yaml; described: {', '.join(known_hardware())}"
+        )
+    return RooflineLatencyModel(load_hardware(file), query)
+
+
+def known_descriptions(query: LatencyQuery) -> list[str]:
+    """Hardware names that have a description (whatever the model)."""
+    del query
+    return known_hardware()
