@@ -72,12 +72,13 @@ class Prefill(_Part):
     """``fixed + pnorm(stream, flops / (peak * efficiency))`` for a chunk of n tokens on a context.
 
     ``flops = 4 * heads * head_dim * n * (context + n / 2)``; ``stream`` is one head's pass over its K and V,
-    ``(context + n / 2)`` tokens at ``stream_gbps``, which bounds short chunks.
+    ``max(context, prompt_keys * n)`` tokens at ``stream_gbps``, which bounds short chunks.
     """
 
     fixed_ns: NonNegative = 4000.0
     efficiency: PositiveFloat = 0.5
     stream_gbps: PositiveFloat = 20.0
+    prompt_keys: PositiveFloat = 1.0
     sharpness: Sharpness = 2.0
 
 

@@ -8,6 +8,7 @@ and peaks in TFLOPS are 1e3 flops a nanosecond.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from astra_sim.input_error import InputError
@@ -35,6 +36,7 @@ from llm_profile.layers import (
 from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
 
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", float, Floats)
 TILE = 128
 """Side of an output tile of a matrix kernel, in elements."""
 BITS = (8, 16, 32)
@@ -116,20 +118,23 @@ class AttentionRoofline:
         self._kv_token_ns = read_heads * head_bytes / (bandwidth_gbps * decode.efficiency)
         self._floor_ns = kv_bytes_per_token(query.model, query.tp_size, query.kv_bits) / bandwidth_gbps
 
-    def prefill_ns(self, n: float, context: float) -> float:
-        """Time of a chunk of ``n`` tokens on ``context`` cached ones, without the fixed cost."""
-        p = self._prefill.sharpness
-        keys = context + n / 2
-        compute, stream = n * keys * self._pair_ns, keys * self._prefill_stream_ns
-        smooth = float((compute**p + stream**p) ** (1 / p))
-        return max(smooth, (context + n) * self._floor_ns)
+    def prefill_ns(self, n: Number, context: Number, longest: Number) -> Number:
+        """Time of a chunk of ``n`` tokens on ``context`` cached ones, without fixed cost and read floor.
 
-    def decode_ns(self, requests: int, block_kv: float, longest_kv: float) -> float:
-        """Time of a decode batch without the fixed cost; ``block_kv`` is the sum of rounded-up lengths."""
+        ``longest`` is ``max(context, prompt_keys * n)``.
+        """
+        p = self._prefill.sharpness
+        compute, stream = n * (context + n / 2) * self._pair_ns, longest * self._prefill_stream_ns
+        time: Number = (compute**p + stream**p) ** (1 / p)
+        return time
+
+    def decode_ns(self, requests: Number, block_kv: Number, longest_kv: Number) -> Number:
+        """Time of a decode batch without fixed cost and read floor; ``block_kv`` sums rounded-up lengths."""
         p = self._decode.sharpness
         together = requests * self._request_ns + block_kv * self._kv_token_ns
         longest = longest_kv * self._decode_stream_ns
-        return max(float((together**p + longest**p) ** (1 / p)), block_kv * self._floor_ns)
+        time: Number = (together**p + longest**p) ** (1 / p)
+        return time
 
     def ns(
         self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
@@ -139,12 +144,14 @@ class AttentionRoofline:
         if prefill_q.size:
             fixed = self._prefill.fixed_ns
             for n, context in zip(prefill_q.tolist(), prefill_context.tolist(), strict=True):
-                total += self.prefill_ns(n, context)
+                computed = self.prefill_ns(n, context, max(self._prefill.prompt_keys * n, context))
+                total += max(computed, (context + n) * self._floor_ns)
         if decode_kv.size:
             fixed = max(fixed, self._decode.fixed_ns)
             block = self._decode.block_tokens
             block_kv = int(((decode_kv + (block - 1)) // block).sum()) * block
-            total += self.decode_ns(decode_kv.size, block_kv, int(decode_kv.max()))
+            decode = self.decode_ns(float(decode_kv.size), block_kv, int(decode_kv.max()))
+            total += max(decode, block_kv * self._floor_ns)
         return round(fixed + total)
 
 

@@ -1,6 +1,6 @@
 """Measured tables in the published layout, ``{profile_dir}/{hardware}/{model}/tp{N}/``.
 
-``layers.csv`` has a row for each layer and token count, ``attention.csv`` (:mod:`llm_profile.attention_v1`)
+``layers.csv`` has a row for each layer and token count, ``attention.csv`` (:mod:`llm_profile.attention_csv`)
 one for each measured attention shot. Tables answer only for what was measured: 16-bit weights and KV.
 """
 
@@ -14,7 +14,8 @@ import numpy as np
 from astra_sim.input_error import InputError
 from numpy.typing import NDArray
 
-from llm_profile.attention_v1 import AttentionTable, read_attention
+from llm_profile.attention_csv import read_attention
+from llm_profile.attention_v1 import AttentionTable
 from llm_profile.hardware import datasheet_bandwidth_gbps
 from llm_profile.layers import LAYERS, kv_bytes_per_token
 from llm_profile.model_config import ModelConfig
@@ -133,7 +134,7 @@ def read_layers(file: Path, model: ModelConfig, tp_size: int) -> dict[str, Layer
     Tables without k_proj and v_proj have them fused into q_proj (TPU): both are 0 there. MoE models have no
     gate_proj, up_proj, act_fn and down_proj. Any other gap is an error.
     """
-    rows = _layer_rows(file, tp_size)
+    rows = read_layer_points(file, tp_size)
     curves = {name: _curve(points) for name, points in rows.items()}
     if "q_proj" in curves and "k_proj" not in curves and "v_proj" not in curves:
         last = np.array([1, curves["q_proj"]._last], dtype=np.int64)
@@ -151,7 +152,7 @@ def _curve(points: list[tuple[int, float]]) -> LayerCurve:
     return LayerCurve(tokens, np.array([by_tokens[t] for t in tokens.tolist()]))
 
 
-def _layer_rows(file: Path, tp_size: int) -> dict[str, list[tuple[int, float]]]:
+def read_layer_points(file: Path, tp_size: int) -> dict[str, list[tuple[int, float]]]:
     """(tokens, ns) of each layer; the last of repeated rows wins."""
     rows: dict[str, list[tuple[int, float]]] = {}
     with file.open(newline="", encoding="utf-8") as stream:

@@ -1,0 +1,38 @@
+"""Fixtures: models, synthetic tables, and reference tables where they exist."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from synthetic_tables import write_attention, write_layers
+
+from llm_profile.model_config import ModelConfig, load_model_config
+
+REFERENCE_DIR = Path(os.environ.get("REFERENCE_DIR", Path(__file__).parents[3] / "shared" / "reference"))
+
+
+@pytest.fixture
+def llama() -> ModelConfig:
+    return load_model_config("meta-llama/Llama-3.1-8B")
+
+
+@pytest.fixture
+def tables(tmp_path) -> Callable[..., Path]:
+    """Write full tables of card ``CARD`` and return the profile folder."""
+
+    def write(hardware: str = "CARD", **layer_options: object) -> Path:
+        folder = tmp_path / "tables" / hardware / "meta-llama" / "Llama-3.1-8B" / "tp1"
+        write_layers(folder, **layer_options)
+        write_attention(folder)
+        return tmp_path / "tables"
+
+    return write
+
+
+@pytest.fixture
+def reference_profiles() -> Path:
+    folder = REFERENCE_DIR / "profiles_v1"
+    if not folder.is_dir():
+        pytest.skip("reference profiles are not here (REFERENCE_DIR)")
+    return folder

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from synthetic_tables import GPU_HEADER, tokens
+
+from llm_profile.calibrate import error_table, fit, main
+from llm_profile.hardware import find_hardware, load_hardware
+from llm_profile.latency import LatencyQuery, open_latency_model
+from llm_profile.layers import LAYERS
+from llm_profile.profiles import read_profiles
+
+NONE = tokens()
+
+
+@pytest.fixture
+def own_tables(llama, tmp_path):
+    """Tables of A6000, written from its own description: a fit must find them again."""
+    model = open_latency_model(LatencyQuery("A6000", llama, 1), "calibrated")
+    folder = tmp_path / "A6000" / llama.name / "tp1"
+    folder.mkdir(parents=True)
+    counts = np.unique(np.geomspace(1, 2048, 60).astype(np.int64))
+    rows = ["layer_name,input,kv_cache,tp_size,latency(ns)"]
+    for layer in LAYERS:
+        if layer != "attn":
+            ns = model.layer_ns(layer, counts)
+            rows += [f"{layer},{n},0,1,{t}" for n, t in zip(counts.tolist(), ns.tolist(), strict=True)]
+    (folder / "layers.csv").write_text("\n".join(rows) + "\n")
+    rows = [GPU_HEADER]
+    for n in (32, 128, 512, 2048):
+        for c in (0, 128, 512, 1024, 2048, 8192):
+            rows.append(f"{model.attention_ns(tokens(n), tokens(c), NONE) / 1e6},,32,8,1,1,{n},{c},True")
+    for n in (1, 4, 16, 64):
+        for kv in (32, 64, 512, 1024, 4096):
+            ns = model.attention_ns(NONE, NONE, np.full(n, kv))
+            rows.append(f",{ns / 1e6},32,8,1,{n},0,{n * kv},False")
+    (folder / "attention.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_a_fit_finds_the_coefficients_that_made_the_tables(own_tables):
+    card = load_hardware(find_hardware("A6000"))
+    profiles = read_profiles(own_tables, "A6000")
+    fitted = card.model_copy(update={"coefficients": fit(card, profiles)})
+    errors = error_table(fitted, profiles)
+    assert {kind.rsplit(" ", 1)[1] for kind in errors} == {
+        "block",
+        "embedding",
+        "lm_head",
+        "prefill",
+        "decode",
+    }
+    assert all(median < 0.02 for median, _ in errors.values()), errors
+
+
+def test_check_prints_a_table(own_tables, capsys):
+    assert main(["--profiles", str(own_tables), "--hardware", "A6000", "--check"]) == 0
+    assert "| A6000/meta-llama/Llama-3.1-8B/tp1 block | 0.0% | 0.0% |" in capsys.readouterr().out
+
+
+def test_bad_arguments_are_one_line(tmp_path, capsys):
+    assert main(["--profiles", str(tmp_path), "--hardware", "NONE"]) == 2
+    assert capsys.readouterr().err == "error: --hardware: 'NONE' has no description; described: A6000, H100\n"
+    assert main(["--profiles", str(tmp_path), "--hardware", "A6000"]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path / 'A6000'}: no tables ({{model}}/tp{{N}}/layers.csv) here\n"
+    )

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+from astra_sim.input_error import InputError
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_tables import tokens
+from test_hardware import DATASHEET
+
+from llm_profile.hardware import (
+    Coefficients,
+    Decode,
+    Gemm,
+    Hardware,
+    Memory,
+    PeakTflops,
+    Prefill,
+    known_hardware,
+)
+from llm_profile.latency import LatencyQuery, Source, open_latency_model
+from llm_profile.layers import BLOCK_LAYERS, kv_bytes_per_token, layer_shape
+from llm_profile.model_config import load_model_config
+from llm_profile.roofline import RooflineLatencyModel
+
+NONE = tokens()
+LLAMA = load_model_config("meta-llama/Llama-3.1-8B")
+IDEAL = Coefficients(
+    gemm=Gemm(fixed_ns=0, memory_efficiency=1, compute_efficiency=1, wave=0, sharpness=16),
+    prefill=Prefill(fixed_ns=0, efficiency=1, stream_gbps=1e9),
+    decode=Decode(fixed_ns=0, head_ns=0, efficiency=1, stream_gbps=1e9, block_tokens=1, sharpness=16),
+)
+CARD = Hardware(
+    name="IDEAL",
+    source="none",
+    memory=Memory(bandwidth_gbps=1000, size_gb=80),
+    peak_tflops=PeakTflops(fp16=100, fp8=200, fp32=50),
+    coefficients=IDEAL,
+)
+
+
+def ideal(**options) -> RooflineLatencyModel:
+    return RooflineLatencyModel(CARD, LatencyQuery("IDEAL", LLAMA, **{"tp_size": 1, **options}))
+
+
+def one(model, layer: str, n: int) -> int:
+    return int(model.layer_ns(layer, tokens(n))[0])
+
+
+@pytest.mark.parametrize("tp_size", [1, 2, 8])
+def test_one_token_takes_the_time_to_read_the_weights(tp_size):
+    shape = layer_shape(LLAMA, "gate_proj", tp_size)
+    assert one(ideal(tp_size=tp_size), "gate_proj", 1) == pytest.approx(
+        2 * shape.weight_elements / 1000, rel=1e-3
+    )
+
+
+def test_many_tokens_take_the_time_of_their_flops():
+    flops = layer_shape(LLAMA, "gate_proj", 1).flops_per_token * 100_000
+    assert one(ideal(), "gate_proj", 100_000) == pytest.approx(flops / 100e3, rel=1e-3)
+
+
+@pytest.mark.parametrize(("bits", "scale"), [(8, 0.5), (32, 2.0)])
+def test_bits_scale_bytes_and_peak(bits, scale):
+    for n in (1, 100_000):
+        half = one(ideal(weight_bits=bits), "gate_proj", n)
+        assert half == pytest.approx(scale * one(ideal(), "gate_proj", n), rel=0.03)
+
+
+def test_bandwidth_of_the_cluster_config_replaces_the_datasheets():
+    assert one(ideal(mem_bw_gbps=500), "gate_proj", 1) == pytest.approx(
+        2 * one(ideal(), "gate_proj", 1), rel=1e-4
+    )
+    assert one(ideal(mem_bw_gbps=500), "gate_proj", 100_000) == pytest.approx(
+        one(ideal(), "gate_proj", 100_000), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("kv_bits", [8, 16])
+def test_decode_takes_the_time_to_read_the_kv(kv_bits):
+    kv = tokens(100, 2000, 900)
+    read_ns = 3000 * kv_bytes_per_token(LLAMA, 1, kv_bits) / 1000
+    assert ideal(kv_bits=kv_bits).attention_ns(NONE, NONE, kv) == pytest.approx(read_ns, abs=1)
+
+
+def test_prefill_takes_the_time_of_its_pairs_and_at_least_of_its_kv():
+    pairs_ns = 4 * 32 * 128 * 1000 * (500 + 1000 / 2) / 100e3
+    assert ideal().attention_ns(tokens(1000), tokens(500), NONE) == pytest.approx(pairs_ns, abs=1)
+    floor_ns = 100_001 * kv_bytes_per_token(LLAMA, 1) / 1000
+    assert ideal().attention_ns(tokens(1), tokens(100_000), NONE) == pytest.approx(floor_ns, abs=1)
+
+
+def test_prefills_are_priced_one_by_one():
+    both = ideal().attention_ns(tokens(1000, 1000), tokens(64_000, 0), NONE)
+    apart = [ideal().attention_ns(tokens(1000), tokens(c), NONE) for c in (64_000, 0)]
+    assert both == pytest.approx(sum(apart), abs=2)
+    assert both < 0.7 * ideal().attention_ns(tokens(2000), tokens(64_000), NONE)
+
+
+@pytest.mark.parametrize("hardware", known_hardware())
+def test_parts_of_a_batch_share_one_fixed_cost(hardware):
+    model = open_latency_model(LatencyQuery(hardware, LLAMA, 1), "calibrated")
+    prefill = model.attention_ns(tokens(512), tokens(0), NONE)
+    decode = model.attention_ns(NONE, NONE, tokens(700, 30))
+    mixed = model.attention_ns(tokens(512), tokens(0), tokens(700, 30))
+    assert max(prefill, decode) < mixed < prefill + decode
+    assert model.attention_ns(NONE, NONE, NONE) == 0
+
+
+CALIBRATED = {
+    name: open_latency_model(LatencyQuery(name, LLAMA, 1), "calibrated") for name in known_hardware()
+}
+
+
+@given(
+    st.sampled_from(sorted(CALIBRATED)),
+    st.sampled_from([layer for layer in BLOCK_LAYERS if layer != "attn"]),
+    st.lists(st.integers(1, 100_000), min_size=2, max_size=8),
+)
+def test_time_never_falls_with_tokens(hardware, layer, counts):
+    ns = CALIBRATED[hardware].layer_ns(layer, np.sort(np.array(counts)))
+    assert (np.diff(ns) >= 0).all()
+
+
+@given(
+    st.sampled_from(sorted(CALIBRATED)), st.lists(st.integers(1, 50_000), min_size=1, max_size=64), st.data()
+)
+def test_time_never_falls_with_kv_context_or_requests(hardware, kv, data):
+    model = CALIBRATED[hardware]
+    longer = [length + data.draw(st.integers(0, 500)) for length in kv]
+    before = model.attention_ns(tokens(64), tokens(kv[0]), tokens(*kv))
+    assert model.attention_ns(tokens(64), tokens(longer[0]), tokens(*longer)) >= before
+    assert model.attention_ns(tokens(64), tokens(kv[0]), tokens(*kv, 1)) >= before
+    assert model.attention_ns(tokens(65), tokens(kv[0]), tokens(*kv)) >= before
+
+
+def test_a_datasheet_alone_gives_estimates(tmp_path, monkeypatch):
+    folder = tmp_path / "llm_profile" / "hardware"
+    folder.mkdir(parents=True)
+    (folder / "CARD.yaml").write_text(DATASHEET)
+    monkeypatch.chdir(tmp_path)
+    model = open_latency_model(LatencyQuery("CARD", LLAMA, 1))
+    assert model.name == "estimated:CARD"
+    assert model.source("q_proj", 10) == Source.ESTIMATED
+    assert one(model, "gate_proj", 1) > 2 * 4096 * 14336 / 1000
+
+
+def test_calibrated_numbers_say_whether_they_are_inside_the_fit():
+    model = CALIBRATED["A6000"]
+    assert [model.source("q_proj", n) for n in (2048, 2049)] == [Source.INTERPOLATED, Source.EXTRAPOLATED]
+
+
+def test_expert_layers_and_odd_precisions_are_refused():
+    mixtral = load_model_config("mistralai/Mixtral-8x7B-v0.1")
+    model = open_latency_model(LatencyQuery("H100", mixtral, 4), "calibrated")
+    assert one(model, "q_proj", 1) > 0
+    with pytest.raises(InputError, match="gate_proj: not a dense layer of this model"):
+        one(model, "gate_proj", 1)
+    with pytest.raises(InputError, match="weight_bits: 4: must be one of 8, 16, 32"):
+        open_latency_model(LatencyQuery("H100", LLAMA, 1, weight_bits=4), "calibrated")
+    with pytest.raises(InputError, match="mem_bw: -1: must be positive"):
+        open_latency_model(LatencyQuery("H100", LLAMA, 1, mem_bw_gbps=-1), "calibrated")
