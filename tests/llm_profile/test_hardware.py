@@ -20,12 +20,13 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", known_hardware())
-def test_shipped_descriptions_are_calibrated_and_physical(name):
+def test_shipped_descriptions_are_physical(name):
     file = find_hardware(name)
     assert file is not None
     card = load_hardware(file)
     assert card.name == name
-    assert card.coefficients is not None
+    if card.coefficients is None:
+        return  # a datasheet only
     assert card.fit is not None
     assert card.coefficients.gemm.memory_efficiency < 1
     assert card.coefficients.gemm.compute_efficiency < 1
