@@ -1,0 +1,184 @@
+"""The engine as the serving layer sees it: compile once, submit numbers, advance to the next completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astra_sim import _engine
+from astra_sim._engine import Template
+from astra_sim.graph import Completion, Graph
+from astra_sim.memory_config import MemoryConfig
+from astra_sim.network_config import NetworkConfig
+from astra_sim.system_config import SystemConfig
+
+_WIRINGS = {
+    "Ring": _engine.Wiring.RING,
+    "Switch": _engine.Wiring.SWITCH,
+    "FullyConnected": _engine.Wiring.FULLY_CONNECTED,
+}
+
+
+class NpuStats(NamedTuple):
+    """What one NPU has done so far; times in ns."""
+
+    finish_ns: int
+    """When its last node so far finished."""
+    compute_ns: int
+    """Sum of the durations of its compute nodes that are not CPU operations."""
+    cpu_ns: int
+    """Sum of the durations of its CPU operations."""
+    communication_ns: int
+    """Time with at least one collective, send or posted receive under way."""
+    memory_ns: int
+    """Time with a load or store under way."""
+    nodes_finished: int
+
+
+class EngineCounters(NamedTuple):
+    """What the whole engine has done so far."""
+
+    events: int
+    nodes_finished: int
+    p2p_bytes: int
+    collective_bytes: int
+    tickets_active: int
+
+
+class Engine:
+    """One discrete-event simulation: a clock in ns, a network, memories, and NPUs that execute graphs.
+
+    >>> import numpy as np
+    >>> from astra_sim import Graph, Node, NodeKind
+    >>> engine = Engine(NetworkConfig.flat("Switch", 2, bandwidth_gbps=50, latency_ns=500), SystemConfig())
+    >>> work = engine.compile([Graph((Node(0, NodeKind.COMP, duration_slot=0),))])
+    >>> ticket = engine.submit(work, [1], np.array([250]), np.array([], dtype=np.int64), at_ns=100)
+    >>> engine.advance()
+    [Completion(ticket=0, part=0, finish_ns=350)]
+    """
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        system: SystemConfig,
+        memories: Sequence[MemoryConfig] = (),
+        backend: str = "unaware",
+    ) -> None:
+        self._npu_count = network.npu_total
+        self._simulation = _engine.Simulation(
+            backend, _dimensions(network), _system(system), [_memory(m, network.npu_total) for m in memories]
+        )
+
+    @property
+    def now_ns(self) -> int:
+        """Simulated time."""
+        return self._simulation.now_ns
+
+    @property
+    def npu_count(self) -> int:
+        """Number of NPUs of the system."""
+        return self._npu_count
+
+    def compile(self, graphs: Sequence[Graph]) -> Template:
+        """Check and pack graphs; ``graphs[i]`` will run on ``npus[i]`` of a submission.
+
+        Raises ValueError naming NPU position, node id and name for an unknown dependency, a dependency cycle,
+        a peer or group out of range, a missing slot, or a feature that is not supported.
+        """
+        return self._simulation.compile(graphs)
+
+    def submit(
+        self,
+        template: Template,
+        npus: Sequence[int],
+        durations_ns: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        at_ns: int,
+    ) -> int:
+        """Start a template's graphs on ``npus`` at ``at_ns`` (not before now); returns the ticket."""
+        return self._simulation.submit(template, npus, durations_ns, sizes, at_ns)
+
+    def advance(self, until_ns: int | None = None) -> list[Completion]:
+        """Run until the end of the tick in which the first parts complete, at most until ``until_ns``.
+
+        Returns the completions of that tick. Without any, the result is empty and the clock stands at
+        ``until_ns``, or, without a limit, no event is left.
+        """
+        return [Completion(*done) for done in self._simulation.advance(until_ns)]
+
+    def stall_report(self) -> list[str]:
+        """One line per unfinished node: NPU, node id, name, and what it waits for."""
+        return self._simulation.stall_report()
+
+    def npu_stats(self, npu: int) -> NpuStats:
+        """What one NPU has done so far."""
+        return NpuStats(*self._simulation.npu_stats(npu))
+
+    @property
+    def counters(self) -> EngineCounters:
+        """What the engine has done so far."""
+        return EngineCounters(
+            self.events, self.nodes_finished, self.p2p_bytes, self.collective_bytes, self.tickets_active
+        )
+
+    @property
+    def events(self) -> int:
+        """Events run so far."""
+        return self._simulation.events
+
+    @property
+    def nodes_finished(self) -> int:
+        """Nodes finished so far."""
+        return self._simulation.nodes_finished
+
+    @property
+    def p2p_bytes(self) -> int:
+        """Bytes sent by send nodes so far."""
+        return self._simulation.p2p_bytes
+
+    @property
+    def collective_bytes(self) -> int:
+        """Bytes that collectives put on the network so far."""
+        return self._simulation.collective_bytes
+
+    @property
+    def tickets_active(self) -> int:
+        """Number of tickets with unfinished parts."""
+        return self._simulation.tickets_active
+
+
+def _dimensions(network: NetworkConfig) -> list[_engine.Dimension]:
+    return [
+        _engine.Dimension(_WIRINGS[wiring], npus, bandwidth, latency)
+        for wiring, npus, bandwidth, latency in zip(
+            network.topology, network.npus_count, network.bandwidth_gbps, network.latency_ns, strict=True
+        )
+    ]
+
+
+def _system(config: SystemConfig) -> _engine.SystemSpec:
+    spec = _engine.SystemSpec()
+    spec.endpoint_delay_ns = config.endpoint_delay_ns
+    spec.active_chunks = config.active_chunks_per_dimension
+    spec.splits = config.preferred_dataset_splits
+    spec.local_bandwidth_aware = config.collective_optimization == "localBWAware"
+    spec.local_mem_bw_gbps = config.local_mem_bw_gbps or 0.0
+    spec.peak_tflops = config.peak_perf_tflops or 0.0
+    spec.roofline = config.roofline_enabled
+    spec.replay_only = config.replay_only
+    spec.all_reduce = list(config.all_reduce)
+    spec.all_gather = list(config.all_gather)
+    spec.reduce_scatter = list(config.reduce_scatter)
+    spec.all_to_all = list(config.all_to_all)
+    return spec
+
+
+def _memory(config: MemoryConfig, npu_count: int) -> _engine.MemorySpec:
+    if config.num_devices > 1:
+        raise ValueError(f"not supported yet: a memory of {config.num_devices} devices; use num-devices 1")
+    return _engine.MemorySpec(
+        config.memory_type, config.latency_ns, config.bandwidth_gbps, config.nodes(npu_count)
+    )

@@ -1,0 +1,101 @@
+#include "engine/simulation.h"
+
+#include <stdexcept>
+#include <utility>
+
+#include "workload/template_builder.h"
+
+namespace astra {
+namespace {
+
+NpuClocks make_clocks(std::int32_t npus, EventQueue& queue) {
+  NpuClocks clocks;
+  for (std::int32_t npu = 0; npu < npus; ++npu) clocks.push_back(std::make_unique<NpuClock>(queue));
+  return clocks;
+}
+
+void require(bool fits, const std::string& message) {
+  if (!fits) throw std::invalid_argument(message);
+}
+
+}  // namespace
+
+Simulation::Simulation(SimulationSpec spec)
+    : system_(std::move(spec.system)),
+      topology_(std::move(spec.dimensions)),
+      clocks_(make_clocks(topology_.npus(), queue_)),
+      network_(make_network(spec.network_backend, topology_, queue_)),
+      mailbox_(*network_, queue_),
+      collectives_(system_, topology_, queue_, clocks_, mailbox_),
+      workload_(system_, {queue_, clocks_, mailbox_, collectives_, memories_}) {
+  for (const MemorySpec& memory : spec.memories) {
+    memories_.push_back(make_memory(memory, queue_, clocks_));
+    memory_exists_.push_back(memories_.back() != nullptr);
+  }
+}
+
+std::shared_ptr<const GraphTemplate> Simulation::compile(
+    const std::vector<std::vector<NodeSpec>>& graphs) const {
+  return TemplateBuilder({topology_, system_, collectives_.planner(), memory_exists_}).build(graphs);
+}
+
+TicketNumber Simulation::submit(std::shared_ptr<const GraphTemplate> structure, std::span<const NpuId> npus,
+                                std::span<const Time> durations_ns, std::span<const Bytes> sizes, Time at) {
+  check_fit(*structure, npus, durations_ns, sizes, at);
+  check_all_gathers(*structure, sizes);
+  return workload_.submit(std::move(structure), npus, durations_ns, sizes, at);
+}
+
+std::vector<Completion> Simulation::advance(std::optional<Time> until) {
+  if (until) require(*until >= now(), "until_ns lies in the past");
+  while (!queue_.empty() && (!until || queue_.next_time() <= *until) && !workload_.has_completions()) {
+    const Time tick = queue_.next_time();
+    while (!queue_.empty() && queue_.next_time() == tick) queue_.run_next();
+  }
+  if (until && !workload_.has_completions()) queue_.move_to(*until);
+  return workload_.take_completions();
+}
+
+std::uint64_t Simulation::events() const {
+  std::uint64_t total = queue_.events_run();  // counts each tick of an NPU once
+  for (const auto& clock : clocks_) total += clock->callbacks_run() - clock->ticks_run();
+  return total;
+}
+
+void Simulation::check_fit(const GraphTemplate& structure, std::span<const NpuId> npus,
+                           std::span<const Time> durations_ns, std::span<const Bytes> sizes, Time at) const {
+  require(at >= now(), "at_ns " + std::to_string(at) + " lies in the past: now is " + std::to_string(now()));
+  require(npus.size() == structure.graphs.size(),
+          "the template has " + std::to_string(structure.graphs.size()) + " graphs, but " +
+              std::to_string(npus.size()) + " NPUs are given");
+  for (std::size_t i = 0; i < npus.size(); ++i) {
+    require(npus[i] >= 0 && npus[i] < topology_.npus(), "NPU " + std::to_string(npus[i]) +
+                                                            " does not exist: the network has " +
+                                                            std::to_string(topology_.npus()));
+    for (std::size_t j = 0; j < i; ++j) {
+      require(npus[i] != npus[j], "NPU " + std::to_string(npus[i]) + " is given twice");
+    }
+  }
+  require(durations_ns.size() >= static_cast<std::size_t>(structure.durations_needed),
+          "the template needs " + std::to_string(structure.durations_needed) + " durations_ns, got " +
+              std::to_string(durations_ns.size()));
+  require(sizes.size() >= static_cast<std::size_t>(structure.sizes_needed),
+          "the template needs " + std::to_string(structure.sizes_needed) + " sizes, got " +
+              std::to_string(sizes.size()));
+  for (const Time duration : durations_ns) require(duration >= 0, "durations_ns must not be negative");
+  for (const Bytes size : sizes) require(size >= 0, "sizes must not be negative");
+}
+
+void Simulation::check_all_gathers(const GraphTemplate& structure, std::span<const Bytes> sizes) const {
+  for (const AllGatherSlot& gather : structure.all_gathers) {
+    const Bytes bytes = sizes[static_cast<std::size_t>(gather.size_slot)];
+    if (bytes >= system_.splits) continue;
+    const NpuGraph& graph = structure.graphs[gather.position];
+    throw std::invalid_argument(
+        describe(gather.position, graph.ids[gather.node], graph.names[gather.node]) + ": an all-gather of " +
+        std::to_string(bytes) +
+        " bytes cannot be cut into preferred-dataset-splits = " + std::to_string(system_.splits) + " chunks");
+  }
+}
+
+}  // namespace astra

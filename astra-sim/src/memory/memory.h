@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/event_queue.h"
+#include "engine/npu_clock.h"
+#include "engine/types.h"
+
+namespace astra {
+
+/// One memory that loads and stores can address, as configured.
+struct MemorySpec {
+  std::string type;                 ///< PER_NPU_MEMORY_EXPANSION, PER_NODE_..., MEMORY_POOL, NO_...
+  Time latency_ns = 0;              ///< per request
+  double bandwidth_gbps = 0.0;      ///< GB/s where 1 GB is 1e9 bytes
+  std::vector<std::int32_t> nodes;  ///< PER_NODE: node of each NPU
+};
+
+/// A memory outside the NPUs: serves loads and stores, which cost the same.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  virtual ~Memory() = default;
+
+  /// Move `bytes` to or from `npu`; wake `done` on that NPU's clock when finished.
+  virtual void access(NpuId npu, Bytes bytes, Callback done) = 0;
+};
+
+/// The clocks of all NPUs, by NPU number.
+using NpuClocks = std::vector<std::unique_ptr<NpuClock>>;
+
+/// Make a memory of the configured type; throws std::invalid_argument when there is no such type.
+///
+/// A new type is one file that implements Memory and one line in memory_registry.cc. Returns nothing for
+/// NO_MEMORY_EXPANSION.
+[[nodiscard]] std::unique_ptr<Memory> make_memory(const MemorySpec& spec, EventQueue& queue,
+                                                  NpuClocks& clocks);
+
+/// Time of one request alone in ns: latency + bytes / bandwidth, the quotient cut to an integer.
+[[nodiscard]] Time access_ns(const MemorySpec& spec, Bytes bytes);
+
+}  // namespace astra

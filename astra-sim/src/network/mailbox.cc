@@ -1,0 +1,145 @@
+#include "network/mailbox.h"
+
+namespace astra {
+namespace {
+
+constexpr std::uint64_t mix(std::uint64_t value) {
+  value *= 0x9E3779B97F4A7C15ULL;
+  return value ^ (value >> 29);
+}
+
+}  // namespace
+
+Mailbox::Mailbox(Network& network, EventQueue& queue)
+    : network_(network), queue_(queue), buckets_(64, kNone) {}
+
+void Mailbox::send(const MessageKey& key, Callback sent) {
+  const std::uint32_t flight = flights_.take();
+  flights_[flight] = {key, sent, false, kNone};
+  launch(flight);
+}
+
+void Mailbox::send_through_copy_lane(const MessageKey& key, Callback sent) {
+  const std::uint32_t flight = flights_.take();
+  flights_[flight] = {key, sent, true, kNone};
+  const auto destination = static_cast<std::size_t>(key.destination);
+  if (destination >= lanes_.size()) lanes_.resize(destination + 1);
+  Lane& lane = lanes_[destination];
+  if (lane.first == kNone) {
+    lane = {flight, flight};
+    launch(flight);
+  } else {
+    flights_[lane.last].next = flight;
+    lane.last = flight;
+  }
+}
+
+void Mailbox::receive(const MessageKey& key, Callback received) {
+  Callback unused;
+  if (take(key, true, unused)) {
+    queue_.schedule(queue_.now(), received);
+  } else {
+    insert(key, received);
+  }
+}
+
+void Mailbox::handle(std::uint64_t argument) {
+  const auto index = static_cast<std::uint32_t>(argument);
+  const Flight flight = flights_[index];
+  if (flight.copy_lane) free_lane(flight.key.destination);
+  flights_.give_back(index);
+  Callback received;
+  if (!take(flight.key, false, received)) insert(flight.key, {});
+  flight.sent();
+  received();
+}
+
+void Mailbox::launch(std::uint32_t flight) {
+  const MessageKey& key = flights_[flight].key;
+  network_.send(key.source, key.destination, key.bytes, {this, flight});
+}
+
+void Mailbox::free_lane(NpuId destination) {
+  Lane& lane = lanes_[static_cast<std::size_t>(destination)];
+  lane.first = flights_[lane.first].next;
+  if (lane.first != kNone) launch(lane.first);
+}
+
+void Mailbox::forget(TicketNumber ticket) {
+  if (landed_ == 0) return;
+  for (std::uint32_t& head : buckets_) {
+    for (std::uint32_t* link = &head; *link != kNone;) {
+      const std::uint32_t index = *link;
+      Entry& entry = entries_[index];
+      if (entry.key.ticket == ticket && entry.received.handler == nullptr) {
+        *link = entry.next;
+        entries_.give_back(index);
+        --landed_;
+      } else {
+        link = &entry.next;
+      }
+    }
+  }
+}
+
+std::vector<Mailbox::PostedReceive> Mailbox::posted() const {
+  std::vector<PostedReceive> result;
+  for (std::uint32_t head : buckets_) {
+    for (std::uint32_t index = head; index != kNone; index = entries_[index].next) {
+      const Entry& entry = entries_[index];
+      if (entry.received.handler != nullptr) result.push_back({entry.key, entry.received});
+    }
+  }
+  return result;
+}
+
+std::size_t Mailbox::bucket(const MessageKey& key) const {
+  const auto ends = static_cast<std::uint64_t>(static_cast<std::uint32_t>(key.source)) << 32 |
+                    static_cast<std::uint32_t>(key.destination);
+  std::uint64_t hash = mix(key.tag + (static_cast<std::uint64_t>(key.channel) << 40));
+  hash = mix(hash ^ ends);
+  hash = mix(hash ^ key.ticket);
+  hash = mix(hash ^ static_cast<std::uint64_t>(key.bytes));
+  return static_cast<std::size_t>(hash >> 16) & (buckets_.size() - 1);
+}
+
+void Mailbox::insert(const MessageKey& key, Callback received) {
+  if (entries_.alive() >= buckets_.size()) grow();
+  const std::uint32_t index = entries_.take();
+  entries_[index] = {key, received, kNone};
+  if (received.handler == nullptr) ++landed_;
+  std::uint32_t* link = &buckets_[bucket(key)];
+  while (*link != kNone) link = &entries_[*link].next;  // at the end: first come, first met
+  *link = index;
+}
+
+bool Mailbox::take(const MessageKey& key, bool landed, Callback& received) {
+  for (std::uint32_t* link = &buckets_[bucket(key)]; *link != kNone; link = &entries_[*link].next) {
+    const std::uint32_t index = *link;
+    Entry& entry = entries_[index];
+    if ((entry.received.handler == nullptr) != landed || !(entry.key == key)) continue;
+    received = entry.received;
+    *link = entry.next;
+    entries_.give_back(index);
+    if (landed) --landed_;
+    return true;
+  }
+  return false;
+}
+
+void Mailbox::grow() {
+  std::vector<std::uint32_t> old(buckets_.size() * 2, kNone);
+  old.swap(buckets_);
+  for (std::uint32_t head : old) {
+    while (head != kNone) {
+      const std::uint32_t index = head;
+      head = entries_[index].next;
+      entries_[index].next = kNone;
+      std::uint32_t* link = &buckets_[bucket(entries_[index].key)];
+      while (*link != kNone) link = &entries_[*link].next;
+      *link = index;
+    }
+  }
+}
+
+}  // namespace astra

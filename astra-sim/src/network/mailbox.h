@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/event_queue.h"
+#include "engine/pool.h"
+#include "network/network.h"
+
+namespace astra {
+
+/// What a send and a receive must agree on to meet; the k-th send of a key meets its k-th receive.
+struct MessageKey {
+  TicketNumber ticket = 0;
+  std::uint64_t tag = 0;      ///< trace tag, or number of a collective's stream
+  std::uint32_t channel = 0;  ///< keeps point-to-point, system-wide and group messages apart
+  NpuId source = 0;
+  NpuId destination = 0;
+  Bytes bytes = 0;
+
+  bool operator==(const MessageKey&) const = default;
+};
+
+/// Brings sends and receives together on top of a Network.
+class Mailbox final : public EventHandler {
+ public:
+  /// A receive that no message has met yet.
+  struct PostedReceive {
+    MessageKey key;
+    Callback received;
+  };
+
+  /// Make the mailbox of all NPUs; network and queue must outlive it.
+  Mailbox(Network& network, EventQueue& queue);
+
+  /// Send a message now. When it has landed `sent` is woken, then the receive it meets, if there is one.
+  void send(const MessageKey& key, Callback sent);
+
+  /// The same through the receiver's single copy-in lane: the message waits until the lane is free.
+  void send_through_copy_lane(const MessageKey& key, Callback sent);
+
+  /// Post a receive; `received` is woken when the message has landed (in this tick if it already has).
+  void receive(const MessageKey& key, Callback received);
+
+  /// Forget landed messages of a ticket that nobody has received.
+  void forget(TicketNumber ticket);
+
+  /// The receives still waiting for their message.
+  [[nodiscard]] std::vector<PostedReceive> posted() const;
+
+  /// A message has landed; called by the network.
+  void handle(std::uint64_t argument) override;
+
+ private:
+  static constexpr std::uint32_t kNone = UINT32_MAX;
+
+  struct Flight {
+    MessageKey key;
+    Callback sent;
+    bool copy_lane = false;
+    std::uint32_t next = kNone;  // next in the copy lane
+  };
+  struct Entry {
+    MessageKey key;
+    Callback received;  // without a handler: a landed message
+    std::uint32_t next = kNone;
+  };
+  struct Lane {
+    std::uint32_t first = kNone;  // the flight under way
+    std::uint32_t last = kNone;
+  };
+
+  void launch(std::uint32_t flight);
+  void free_lane(NpuId destination);
+  [[nodiscard]] std::size_t bucket(const MessageKey& key) const;
+  void insert(const MessageKey& key, Callback received);
+  [[nodiscard]] bool take(const MessageKey& key, bool landed, Callback& received);
+  void grow();
+
+  Network& network_;
+  EventQueue& queue_;
+  Pool<Flight> flights_;
+  Pool<Entry> entries_;
+  std::vector<std::uint32_t> buckets_;
+  std::vector<Lane> lanes_;
+  std::size_t landed_ = 0;
+};
+
+}  // namespace astra

@@ -1,0 +1,13 @@
+#include <stdexcept>
+
+#include "network/network.h"
+#include "network/unaware_network.h"
+
+namespace astra {
+
+std::unique_ptr<Network> make_network(const std::string& name, const Topology& topology, EventQueue& queue) {
+  if (name == "unaware") return std::make_unique<UnawareNetwork>(topology, queue);
+  throw std::invalid_argument("not supported yet: network backend '" + name + "'; use 'unaware'");
+}
+
+}  // namespace astra

@@ -1,0 +1,51 @@
+#include "network/unaware_network.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace astra {
+namespace {
+
+constexpr double kBytesPerGb = 1024.0 * 1024.0 * 1024.0;
+constexpr double kNsPerSecond = 1e9;
+
+int hops(const Dimension& dimension, std::int32_t from, std::int32_t to) {
+  switch (dimension.wiring) {
+    case Wiring::kRing: {
+      const std::int32_t distance = std::abs(from - to);
+      return std::min(distance, dimension.npus - distance);
+    }
+    case Wiring::kSwitch:
+      return 2;
+    case Wiring::kFullyConnected:
+      return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+
+UnawareNetwork::UnawareNetwork(const Topology& topology, EventQueue& queue)
+    : topology_(topology), queue_(queue) {
+  for (const Dimension& dimension : topology.dimensions()) {
+    bytes_per_ns_.push_back(dimension.bandwidth_gbps * kBytesPerGb / kNsPerSecond);
+  }
+}
+
+void UnawareNetwork::send(NpuId source, NpuId destination, Bytes bytes, Callback landed) {
+  queue_.schedule(queue_.now() + delay_ns(source, destination, bytes), landed);
+}
+
+Time UnawareNetwork::delay_ns(NpuId source, NpuId destination, Bytes bytes) const {
+  for (std::size_t d = 0; d < topology_.rank(); ++d) {
+    const std::int32_t from = topology_.coordinate(source, d);
+    const std::int32_t to = topology_.coordinate(destination, d);
+    if (from == to) continue;
+    const Dimension& dimension = topology_.dimensions()[d];
+    const double latency = hops(dimension, from, to) * dimension.latency_ns;
+    return static_cast<Time>(latency + static_cast<double>(bytes) / bytes_per_ns_[d]);
+  }
+  return 0;
+}
+
+}  // namespace astra
