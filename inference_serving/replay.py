@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0 when all batches are equal, 1 when some differ, 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m inference_serving.replay", description=__doc__)
     parser.add_argument("iters", type=Path, help="RUN.iters.jsonl[.gz]: arrivals and iterations")
-    parser.add_argument("reqs", type=Path, help="RUN.reqs.jsonl[.gz]: the run's settings in its first line")
+    parser.add_argument("reqs", type=Path, help="RUN.reqs.jsonl[.gz]: settings of the run, line 1")
     parser.add_argument(
         "--max-num-seqs", type=int, default=_RECORDED_MAX_NUM_SEQS, help="default %(default)s"
     )

@@ -25,6 +25,8 @@ class RequestState(Enum):
 class Request:
     """One request and its progress; token counts, nanoseconds, KV blocks.
 
+    ``instance_id`` is where it is now, ``reserved_blocks`` what waits for it at its decode instance.
+
     ``computed`` counts tokens whose KV exists, ``generated`` the output tokens sampled so far. While the
     request runs, both live in the scheduler's :class:`~inference_serving.running_table.RunningTable` and
     are written back here when it leaves.
@@ -44,7 +46,9 @@ class Request:
     first_scheduled_ns: int = -1
     end_ns: int = -1
     instance_id: int = -1
+    prefill_instance_id: int = -1
     decode_instance_id: int = -1
+    reserved_blocks: int = 0
     kv_sent_tokens: int = 0
     pending_transfers: int = 0
     token_time_parts: list[Int64Array] = field(default_factory=list)
@@ -72,14 +76,16 @@ class Request:
 class Batch:
     """One iteration's work: tokens granted to each running request.
 
-    All arrays have one entry per row of the scheduler's running table, in running order; a grant of 0
-    means that the row sits this iteration out.
+    The arrays have one entry per row of the scheduler's running table, in running order; a grant of 0
+    means that the row sits this iteration out. ``sequences`` counts the rows that do not, ``prompt_tokens``
+    the tokens of rows that are still in their prompt.
     """
 
     grants: Int64Array
     context: Int64Array
     total_tokens: int
-    sampled: int
+    prompt_tokens: int
+    sequences: int
 
     def prefill_chunks(self) -> tuple[Int64Array, Int64Array]:
         """Chunk lengths and the tokens already cached before them, of the rows that run a chunk."""

@@ -89,8 +89,8 @@ class Scheduler:
         if total == 0:
             return None
         grants, context = table.grant.copy(), table.computed.copy()
-        sampled = int(np.count_nonzero((context + grants == table.target) & (grants > 0)))
-        return Batch(grants, context, total, sampled)
+        prompt_tokens = int(grants[context < table.prompt].sum())
+        return Batch(grants, context, total, prompt_tokens, int(np.count_nonzero(grants)))
 
     def complete(self, end_ns: int) -> IterationOutcome:
         """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
@@ -114,6 +114,11 @@ class Scheduler:
         """Give the request's KV blocks back to this instance's pool."""
         self.kv_cache.give_back(request.blocks)
         request.blocks = 0
+
+    @property
+    def starved(self) -> bool:
+        """Whether a request waits here whose KV is not (or no longer) in this instance's memory."""
+        return len(self.waiting) > self._waiting_holders
 
     def evict_all(self) -> list[Request]:
         """Take every running request out, for a run that is being interrupted; progress is written back."""

@@ -1,0 +1,71 @@
+"""The cluster as the simulation sees it: validated, resolved, numbered; plain frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from llm_profile.model_config import ModelConfig
+
+from inference_serving.memory_model import MemoryPlan, Precision
+from inference_serving.settings import SchedulerSettings
+
+
+class Role(Enum):
+    """What an instance does: both phases, or one of them."""
+
+    COLOCATED = "colocated"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """One serving instance: model, hardware, its NPUs (ids of the whole cluster) and how it batches."""
+
+    instance_id: int
+    node_id: int
+    role: Role
+    model: ModelConfig
+    hardware: str
+    npus: tuple[int, ...]
+    mem_bw_gbps: float
+    memory: MemoryPlan
+    precision: Precision
+    scheduler: SchedulerSettings
+
+    @property
+    def tp_size(self) -> int:
+        """Tensor-parallel ranks."""
+        return len(self.npus)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One server: its NPUs and its host memory (GB/s of 1e9 bytes, ns)."""
+
+    node_id: int
+    npus: tuple[int, ...]
+    cpu_mem_bw_gbps: float
+    cpu_mem_latency_ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """All instances and nodes, and the link between any two NPUs (GB/s of 2**30 bytes, ns)."""
+
+    file: Path
+    instances: tuple[InstanceSpec, ...]
+    nodes: tuple[NodeSpec, ...]
+    link_bw_gbps: float
+    link_latency_ns: float
+
+    @property
+    def npu_count(self) -> int:
+        """NPUs of the whole cluster."""
+        return sum(len(node.npus) for node in self.nodes)
+
+    def with_role(self, *roles: Role) -> list[InstanceSpec]:
+        """Instances that have one of ``roles``."""
+        return [instance for instance in self.instances if instance.role in roles]

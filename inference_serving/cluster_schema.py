@@ -1,0 +1,171 @@
+"""The cluster config file as its users write it: every field, its type and its limits.
+
+Fields whose feature does not exist yet are part of the schema, so that they are refused by name instead
+of being taken for a spelling mistake or, worse, ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveCount = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+
+class NpuMemory(_Section):
+    """Memory of one NPU: GB (2**30 bytes), GB/s (1e9 bytes a second), ns."""
+
+    mem_size: PositiveNumber
+    mem_bw: PositiveNumber
+    mem_latency: NonNegativeNumber = 0
+    mem_util: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class CpuMemory(_Section):
+    """Host memory of one node: GB (2**30 bytes), GB/s (1e9 bytes a second), ns."""
+
+    mem_size: PositiveNumber
+    mem_bw: PositiveNumber
+    mem_latency: NonNegativeNumber = 0
+    pim_config: str | None = None
+
+
+class CxlMemory(_Section):
+    """A pool of CXL memory devices."""
+
+    mem_size: PositiveNumber
+    mem_bw: PositiveNumber
+    mem_latency: NonNegativeNumber = 0
+    num_devices: PositiveCount = 1
+
+
+class InstanceSection(_Section):
+    """One serving instance; ``npu_num``/``npu_group`` and ``num_npus``/``tp_size``/``pp_size`` say the same."""
+
+    model_name: str
+    hardware: str
+    npu_mem: NpuMemory
+    npu_num: PositiveCount | None = None
+    npu_group: PositiveCount | None = None
+    num_npus: PositiveCount | None = None
+    tp_size: PositiveCount | None = None
+    pp_size: PositiveCount | None = None
+    ep_size: PositiveCount | None = None
+    dp_group: str | None = None
+    pd_type: Literal["prefill", "decode"] | None = None
+    placement: dict[str, Any] | None = None
+    max_batch: Annotated[int, Field(ge=0)] | None = None
+    max_num_seqs: Annotated[int, Field(ge=0)] | None = None
+    max_num_batched_tokens: PositiveCount | None = None
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] | None = None
+    enable_chunked_prefill: bool | None = None
+    reserve_full_isl: bool | None = None
+    prioritize_prefill: bool | None = None
+    scheduling_policy: str | None = None
+    block_size: PositiveCount | None = None
+    dtype: str | None = None
+    kv_cache_dtype: str | None = None
+
+    @property
+    def pipeline_groups(self) -> int:
+        """Number of pipeline stages."""
+        return self.pp_size or self.npu_group or 1
+
+    @property
+    def npu_count(self) -> int:
+        """NPUs of the instance."""
+        return self.npu_num or self.num_npus or (self.tp_size or 1) * self.pipeline_groups
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> InstanceSection:
+        for old, new in (("npu_num", "num_npus"), ("npu_group", "pp_size"), ("max_batch", "max_num_seqs")):
+            given, also = getattr(self, old), getattr(self, new)
+            if given is not None and also is not None and given != also:
+                raise ValueError(f"{old} = {given} and {new} = {also} say different things; give one of them")
+        npus, groups = self.npu_count, self.pipeline_groups
+        if npus % groups:
+            fitting = ", ".join(str(n) for n in range(1, npus + 1) if npus % n == 0)
+            raise ValueError(
+                f"{npus} NPUs cannot be split into npu_group = {groups} pipeline groups; use a multiple of "
+                f"{groups} for npu_num, or set npu_group to one of {fitting}"
+            )
+        if self.tp_size is not None and self.tp_size * groups != npus:
+            raise ValueError(
+                f"tp_size = {self.tp_size} times {groups} pipeline group(s) is {self.tp_size * groups} NPUs, "
+                f"but the instance has {npus}"
+            )
+        return self
+
+
+class NodeSection(_Section):
+    """One server: its host memory and the instances on it."""
+
+    num_instances: PositiveCount
+    cpu_mem: CpuMemory
+    instances: list[InstanceSection]
+    power: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _counted(self) -> NodeSection:
+        if len(self.instances) != self.num_instances:
+            raise ValueError(
+                f"num_instances = {self.num_instances}, but {len(self.instances)} instance(s) are listed"
+            )
+        return self
+
+
+class ClusterSection(_Section):
+    """A whole cluster config: ``link_bw`` in GB/s (2**30 bytes a second), ``link_latency`` in ns."""
+
+    num_nodes: PositiveCount
+    link_bw: PositiveNumber | list[PositiveNumber]
+    link_latency: NonNegativeNumber | list[NonNegativeNumber]
+    nodes: list[NodeSection]
+    cxl_mem: CxlMemory | None = None
+
+    @model_validator(mode="after")
+    def _counted(self) -> ClusterSection:
+        if len(self.nodes) != self.num_nodes:
+            raise ValueError(f"num_nodes = {self.num_nodes}, but {len(self.nodes)} node(s) are listed")
+        return self
+
+
+def unsupported_fields(cluster: ClusterSection) -> list[tuple[str, str]]:
+    """Fields of features that are not there yet, as (field path, what they ask for)."""
+    found: list[tuple[str, str]] = []
+    if isinstance(cluster.link_bw, list):
+        found.append(("link_bw", "a bandwidth per network dimension"))
+    if isinstance(cluster.link_latency, list):
+        found.append(("link_latency", "a latency per network dimension"))
+    if cluster.cxl_mem is not None:
+        found.append(("cxl_mem", "CXL memory"))
+    for node_index, node in enumerate(cluster.nodes):
+        path = f"nodes[{node_index}]"
+        if node.power is not None:
+            found.append((f"{path}.power", "the power model"))
+        if node.cpu_mem.pim_config is not None:
+            found.append((f"{path}.cpu_mem.pim_config", "processing in memory"))
+        for index, instance in enumerate(node.instances):
+            found += [(f"{path}.instances[{index}].{name}", what) for name, what in _unsupported(instance)]
+    return found
+
+
+def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
+    wanted: list[tuple[str, str]] = []
+    if instance.pipeline_groups > 1:
+        field = "pp_size" if instance.pp_size else "npu_group"
+        wanted.append((field, f"pipeline parallelism ({instance.pipeline_groups} groups)"))
+    if (instance.ep_size or 1) > 1:
+        wanted.append(("ep_size", "expert parallelism"))
+    if instance.dp_group is not None:
+        wanted.append(("dp_group", "data-parallel groups"))
+    if instance.placement is not None:
+        wanted.append(("placement", "placement of weights and KV"))
+    return wanted

@@ -1,0 +1,209 @@
+"""From a cluster config file to a checked :class:`Cluster`, and from that to the engine's inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from astra_sim import MemoryConfig, NetworkConfig, SystemConfig
+from astra_sim.input_error import InputError, read_json_object, validated
+from llm_profile.layers import check_tp_size
+from llm_profile.model_config import ModelConfig, load_model_config
+
+from inference_serving.cluster import Cluster, InstanceSpec, NodeSpec, Role
+from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
+from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
+from inference_serving.policies import policy_names
+from inference_serving.precision import kv_bits_of, weight_bits_of
+from inference_serving.settings import SchedulerSettings, SimulationConfig
+
+_ROLES = {None: Role.COLOCATED, "prefill": Role.PREFILL, "decode": Role.DECODE}
+
+
+def load_cluster(file: Path, config: SimulationConfig) -> Cluster:
+    """Read, check and resolve a cluster config; every problem is an :class:`InputError` with its field."""
+    section = validated(ClusterSection, read_json_object(file), file)
+    for field, what in unsupported_fields(section):
+        raise InputError(file, field, f"{what} is not supported yet; remove the field or set it to its default")
+    cluster = _Builder(file, config).build(section)
+    _check_pairs(cluster)
+    return cluster
+
+
+class _Builder:
+    """Numbers NPUs and instances in file order while it resolves them."""
+
+    def __init__(self, file: Path, config: SimulationConfig) -> None:
+        self._file = file
+        self._config = config
+        self._npus = 0
+        self._instances: list[InstanceSpec] = []
+
+    def build(self, section: ClusterSection) -> Cluster:
+        nodes = tuple(self._node(index, node) for index, node in enumerate(section.nodes))
+        assert not isinstance(section.link_bw, list)  # refused by unsupported_fields
+        assert not isinstance(section.link_latency, list)
+        return Cluster(self._file, tuple(self._instances), nodes, section.link_bw, section.link_latency)
+
+    def _node(self, node_id: int, node: NodeSection) -> NodeSpec:
+        first = self._npus
+        for index, instance in enumerate(node.instances):
+            self._instances.append(self._instance(node_id, f"nodes[{node_id}].instances[{index}]", instance))
+        return NodeSpec(
+            node_id, tuple(range(first, self._npus)), node.cpu_mem.mem_bw, node.cpu_mem.mem_latency
+        )
+
+    def _instance(self, node_id: int, path: str, section: InstanceSection) -> InstanceSpec:
+        model = self._model(path, section)
+        npus = tuple(range(self._npus, self._npus + section.npu_count))
+        self._npus += section.npu_count
+        try:
+            check_tp_size(model, len(npus))
+        except InputError as error:
+            raise InputError(self._file, f"{path}.npu_num", f"{model.name}: {error.message}") from None
+        settings = self._settings(path, section)
+        precision = self._precision(path, section)
+        return InstanceSpec(
+            instance_id=len(self._instances),
+            node_id=node_id,
+            role=_ROLES[section.pd_type],
+            model=model,
+            hardware=section.hardware,
+            npus=npus,
+            mem_bw_gbps=section.npu_mem.mem_bw,
+            memory=self._memory(path, section, model, precision, settings.block_size),
+            precision=precision,
+            scheduler=settings,
+        )
+
+    def _model(self, path: str, section: InstanceSection) -> ModelConfig:
+        try:
+            model = load_model_config(section.model_name)
+        except InputError as error:
+            if error.file:
+                raise
+            raise InputError(self._file, f"{path}.model_name", error.message) from None
+        if model.is_moe:
+            raise InputError(
+                self._file,
+                f"{path}.model_name",
+                f"{model.name}: mixture-of-experts models are not supported yet; use a dense model",
+            )
+        return model
+
+    def _settings(self, path: str, section: InstanceSection) -> SchedulerSettings:
+        """The command line's scheduler settings, overridden by those that the instance gives itself."""
+        names = (
+            "max_num_batched_tokens",
+            "long_prefill_token_threshold",
+            "enable_chunked_prefill",
+            "reserve_full_isl",
+            "prioritize_prefill",
+            "scheduling_policy",
+            "block_size",
+        )
+        own = {name: value for name in names if (value := getattr(section, name)) is not None}
+        limit = section.max_num_seqs if section.max_num_seqs is not None else section.max_batch
+        if limit is not None:
+            own["max_num_seqs"] = limit
+        settings = replace(self._config.scheduler, **own)
+        if settings.scheduling_policy not in policy_names():
+            raise InputError(
+                self._file,
+                f"{path}.scheduling_policy",
+                f"{settings.scheduling_policy!r} is unknown; use one of {', '.join(policy_names())}",
+            )
+        return settings
+
+    def _precision(self, path: str, section: InstanceSection) -> Precision:
+        weight_bits, kv_bits = self._config.weight_bits, self._config.kv_bits
+        try:
+            if section.dtype is not None:
+                weight_bits = kv_bits = weight_bits_of(section.dtype, weight_bits)
+            if section.kv_cache_dtype is not None:
+                kv_bits = kv_bits_of(section.kv_cache_dtype, weight_bits)
+        except ValueError as error:
+            raise InputError(self._file, path, str(error)) from None
+        return Precision(weight_bits, kv_bits)
+
+    def _memory(
+        self, path: str, section: InstanceSection, model: ModelConfig, precision: Precision, block_size: int
+    ) -> MemoryPlan:
+        memory = section.npu_mem
+        utilization = memory.mem_util or self._config.npu_memory_utilization
+        plan = plan_memory(model, section.npu_count, precision, block_size, memory.mem_size, utilization)
+        if plan.kv_blocks < 1:
+            raise InputError(
+                self._file,
+                f"{path}.npu_mem.mem_size",
+                f"{memory.mem_size:g} GB: {model.name} over {section.npu_count} NPU(s) needs "
+                f"{plan.weight_bytes / GIB:.1f} GB for weights and {plan.kv_bytes_per_block / GIB:.3f} GB for a "
+                f"KV block on each, but only {plan.usable_bytes / GIB:.1f} GB are usable "
+                f"(utilization {utilization:g}); use more NPUs, more memory or fewer bits",
+            )
+        return plan
+
+
+def _check_pairs(cluster: Cluster) -> None:
+    """Prefill and decode instances come together, and serve the same model in the same precision."""
+    prefill, decode = cluster.with_role(Role.PREFILL), cluster.with_role(Role.DECODE)
+    if bool(prefill) != bool(decode):
+        have, lack = ("prefill", "decode") if prefill else ("decode", "prefill")
+        raise InputError(
+            cluster.file,
+            "nodes[].instances[].pd_type",
+            f"there is a {have} instance but no {lack} instance to pair it with; add one, or set pd_type to null",
+        )
+    kinds = {(spec.model.name, spec.precision) for spec in prefill + decode}
+    if len(kinds) > 1:
+        names = ", ".join(sorted(f"{name} (kv {precision.kv_bits} bit)" for name, precision in kinds))
+        raise InputError(
+            cluster.file,
+            "nodes[].instances[].model_name",
+            f"prefill and decode instances must serve one model in one precision, not {names}",
+        )
+
+
+def network_config(cluster: Cluster) -> NetworkConfig:
+    """One fully connected dimension: every pair of NPUs has the config's link between them."""
+    return NetworkConfig(
+        topology=("FullyConnected",),
+        npus_count=(cluster.npu_count,),
+        bandwidth_gbps=(cluster.link_bw_gbps,),
+        latency_ns=(cluster.link_latency_ns,),
+    )
+
+
+def system_config(cluster: Cluster) -> SystemConfig:
+    """Ring collectives in one chunk; reductions at the speed of the slowest NPU memory."""
+    return SystemConfig(
+        scheduling_policy="LIFO",
+        endpoint_delay_ns=10,
+        active_chunks_per_dimension=1,
+        preferred_dataset_splits=1,
+        all_reduce=("ring",),
+        all_gather=("ring",),
+        reduce_scatter=("ring",),
+        all_to_all=("ring",),
+        collective_optimization="localBWAware",
+        local_mem_bw_gbps=min(instance.mem_bw_gbps for instance in cluster.instances),
+    )
+
+
+def memory_configs(cluster: Cluster) -> list[MemoryConfig]:
+    """Host memory, one queue per node; the engine has one speed for all of them, so they must agree."""
+    speeds = {(node.cpu_mem_bw_gbps, node.cpu_mem_latency_ns) for node in cluster.nodes}
+    if len(speeds) > 1:
+        raise InputError(
+            cluster.file, "nodes[].cpu_mem", "host memories of different speed are not supported yet"
+        )
+    ((bandwidth, latency),) = speeds
+    node_of_npu = tuple(node.node_id for node in cluster.nodes for _ in node.npus)
+    return [
+        MemoryConfig(
+            memory_type="PER_NODE_MEMORY_EXPANSION",
+            bandwidth_gbps=bandwidth,
+            latency_ns=latency,
+            node_of_npu=node_of_npu,
+        )
+    ]

@@ -1,0 +1,140 @@
+"""From the structure of a trace to one Chakra graph per NPU, for the engine to compile.
+
+On the instance's own NPUs every row is a compute node, each waiting for the row before; under tensor
+parallelism an all-reduce follows o_proj and down_proj. KV leaves by the copy engine as soon as a block's K
+and V exist, so that it overlaps with compute and collectives; the decode side only posts receives. Part 0
+of the ticket is the iteration itself, part ``p`` the transfer to the ``p``-th target.
+"""
+
+from __future__ import annotations
+
+from astra_sim import CollectiveKind, Graph, Node, NodeKind
+
+from inference_serving.kv_transfer import HeadTransfer
+from inference_serving.trace_shape import (
+    ALL_REDUCE_SLOT,
+    DURATION_SLOT,
+    SAMPLED_IDS_SLOT,
+    TOKEN_IDS_SLOT,
+    KvTarget,
+    RowShape,
+    TraceShape,
+)
+
+
+def build_graphs(shape: TraceShape) -> list[Graph]:
+    """One graph per NPU of ``shape.npus``, in that order."""
+    graphs = [_RankGraph(shape, rank).build() for rank in range(shape.instance.tp_size)]
+    for target in shape.targets:
+        graphs += [_receive_graph(shape, target, rank) for rank in range(target.instance.tp_size)]
+    return graphs
+
+
+class _RankGraph:
+    """Builds the graph of one of the instance's own ranks, row by row."""
+
+    def __init__(self, shape: TraceShape, rank: int) -> None:
+        self._shape = shape
+        self._rank = rank
+        self._group = tuple(range(shape.instance.tp_size))
+        self._nodes: list[Node] = []
+        self._last: tuple[int, ...] = ()
+
+    def build(self) -> Graph:
+        for index, row in enumerate(self._shape.rows):
+            self._add_row(index, row)
+        return Graph(tuple(self._nodes))
+
+    def _add_row(self, index: int, row: RowShape) -> None:
+        if row.loads_token_ids:
+            self._chain(NodeKind.MEM_LOAD, f"{row.name}_load", size_slot=TOKEN_IDS_SLOT)
+        self._chain(NodeKind.COMP, row.name, duration_slot=DURATION_SLOT[row.layer])
+        if row.kv_ready:
+            self._add_sends(index, row)
+        if row.all_reduce:
+            self._add_all_reduce(row)
+        if row.stores_sampled_ids:
+            self._chain(NodeKind.MEM_STORE, f"{row.name}_store", size_slot=SAMPLED_IDS_SLOT)
+
+    def _chain(
+        self, kind: NodeKind, name: str, *, duration_slot: int | None = None, size_slot: int | None = None
+    ) -> None:
+        """Add a node that waits for the one before and that the next one waits for."""
+        node_id = len(self._nodes)
+        self._nodes.append(
+            Node(
+                node_id,
+                kind,
+                name,
+                data_deps=self._last,
+                duration_slot=duration_slot,
+                size_slot=size_slot,
+            )
+        )
+        self._last = (node_id,)
+
+    def _add_all_reduce(self, row: RowShape) -> None:
+        node_id = len(self._nodes)
+        self._nodes.append(
+            Node(
+                node_id,
+                NodeKind.COLL,
+                f"{row.name}_all_reduce",
+                data_deps=self._last,
+                size_slot=ALL_REDUCE_SLOT,
+                collective=CollectiveKind.ALL_REDUCE,
+                group=self._group,
+            )
+        )
+        self._last = (node_id,)
+
+    def _add_sends(self, index: int, row: RowShape) -> None:
+        for target in self._shape.targets:
+            for slot, transfer in enumerate(target.transfers, start=target.first_slot):
+                if transfer.source_rank != self._rank:
+                    continue
+                self._nodes.append(
+                    Node(
+                        len(self._nodes),
+                        NodeKind.SEND,
+                        f"{row.name}_kv_to_{target.instance.instance_id}",
+                        data_deps=self._last,
+                        size_slot=slot,
+                        peer=target.first_position + transfer.target_rank,
+                        tag=index,
+                        copy_engine=True,
+                        part=target.part,
+                    )
+                )
+
+
+def _receive_graph(shape: TraceShape, target: KvTarget, rank: int) -> Graph:
+    """Receives of one decode rank; they hold no unit, so they are all posted at once."""
+    incoming = [
+        (index, row, slot, transfer)
+        for index, row in enumerate(shape.rows)
+        if row.kv_ready
+        for slot, transfer in enumerate(target.transfers, start=target.first_slot)
+        if transfer.target_rank == rank
+    ]
+    return Graph(
+        tuple(
+            _receive(node_id, row, index, slot, transfer, target.part)
+            for node_id, (index, row, slot, transfer) in enumerate(incoming)
+        )
+    )
+
+
+def _receive(
+    node_id: int, row: RowShape, index: int, slot: int, transfer: HeadTransfer, part: int
+) -> Node:
+    return Node(
+        node_id,
+        NodeKind.RECV,
+        f"{row.name}_kv_from_rank_{transfer.source_rank}",
+        size_slot=slot,
+        peer=transfer.source_rank,
+        tag=index,
+        copy_engine=True,
+        part=part,
+    )

@@ -1,0 +1,48 @@
+"""How much memory weights take, and how many KV blocks the rest holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_profile.layers import kv_bytes_per_token, weight_bytes
+from llm_profile.model_config import ModelConfig
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Memory of one NPU of an instance, in bytes, and the KV blocks that fit.
+
+    ``kv_blocks = floor((mem_size * utilization - weights) / block)``: what is left for KV after the weights,
+    as in vLLM, but without its activation peak, which is not modelled.
+    """
+
+    usable_bytes: int
+    weight_bytes: int
+    kv_bytes_per_block: int
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV blocks that fit beside the weights; 0 or less if the weights do not fit."""
+        return (self.usable_bytes - self.weight_bytes) // self.kv_bytes_per_block
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Bits of a weight (activations have the same) and of a KV element."""
+
+    weight_bits: int = 16
+    kv_bits: int = 16
+
+
+def plan_memory(
+    model: ModelConfig, tp_size: int, precision: Precision, block_size: int, mem_size_gb: float, utilization: float
+) -> MemoryPlan:
+    """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens."""
+    block_bytes = block_size * model.num_hidden_layers * kv_bytes_per_token(model, tp_size, precision.kv_bits)
+    return MemoryPlan(
+        usable_bytes=int(mem_size_gb * GIB * utilization),
+        weight_bytes=weight_bytes(model, tp_size, precision.weight_bits),
+        kv_bytes_per_block=block_bytes,
+    )

@@ -1,0 +1,206 @@
+"""The event loop: arrivals, iteration ends and KV landings on one clock, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from astra_sim import Completion, EngineCounters
+from llm_profile.latency import LatencyModel
+
+from inference_serving.cluster import Cluster, Role
+from inference_serving.controller import Controller
+from inference_serving.disaggregation import KvMover
+from inference_serving.instance import InFlight, Instance
+from inference_serving.request import Batch, Request
+from inference_serving.request_spec import RequestSpec
+from inference_serving.router import make_router
+from inference_serving.scheduler import IterationOutcome
+from inference_serving.settings import SimulationConfig
+from inference_serving.trace_generator import Trace
+
+_ITERATION_PART = 0
+
+
+class SimulationStallError(RuntimeError):
+    """Requests are left, but nothing will ever happen again; the message says who waits for what."""
+
+
+class RunObserver(Protocol):
+    """Sees a run as it goes; must not change anything."""
+
+    def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
+        """An iteration has been handed to the engine."""
+        ...
+
+    def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
+        """An iteration has ended."""
+        ...
+
+
+class Simulation:
+    """One run of a workload on a cluster; time is the engine's clock in ns."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        workload: Iterable[RequestSpec],
+        config: SimulationConfig,
+        latencies: Mapping[int, LatencyModel],
+        observers: Sequence[RunObserver] = (),
+    ) -> None:
+        self.controller = Controller(cluster)
+        self.instances = {}
+        self._mover = KvMover(self.instances)
+        for spec in cluster.instances:
+            may_admit = self._mover.may_admit if spec.role is Role.PREFILL else None
+            self.instances[spec.instance_id] = Instance(spec, latencies[spec.instance_id], may_admit)
+        self._decode_specs = {spec.instance_id: spec for spec in cluster.with_role(Role.DECODE)}
+        self._entries = [self.instances[s.instance_id] for s in cluster.with_role(Role.COLOCATED, Role.PREFILL)]
+        self._decoders = [self.instances[instance_id] for instance_id in self._decode_specs]
+        self._prefillers = [entry for entry in self._entries if entry.spec.role is Role.PREFILL]
+        routing = np.random.default_rng(config.seed).spawn(2)
+        self._router = make_router(config.request_routing_policy, routing[0])
+        self._decode_router = make_router(config.request_routing_policy, routing[1])
+        self._observers = observers
+        self._arrivals = [_request(spec) for spec in workload]
+        self._next_arrival = 0
+        self._running: dict[int, Instance] = {}
+        self._ready: dict[int, Instance] = {}
+        self._stop = False
+        self.finished: list[Request] = []
+
+    @property
+    def counters(self) -> EngineCounters:
+        """What the engine has counted so far: events, bytes."""
+        return self.controller.engine.counters
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        """All requests, in order of arrival."""
+        return self._arrivals
+
+    def stop(self) -> None:
+        """Ask the loop to end after the event it is at; what has finished stays in ``finished``."""
+        self._stop = True
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run was stopped before all requests had finished."""
+        return self._stop and len(self.finished) < len(self._arrivals)
+
+    def run(self) -> None:
+        """Run until every request has finished, or until :meth:`stop`."""
+        while len(self.finished) < len(self._arrivals) and not self._stop:
+            for instance in self._ready.values():
+                self._start_iteration(instance)
+            self._ready.clear()
+            completions = self.controller.advance(self._next_arrival_ns())
+            for completion in completions:
+                self._complete(completion)
+            if not self._admit_arrivals() and not completions:
+                raise SimulationStallError(self._stall_message())
+
+    def _next_arrival_ns(self) -> int | None:
+        if self._next_arrival == len(self._arrivals):
+            return None
+        return self._arrivals[self._next_arrival].arrival_ns
+
+    def _admit_arrivals(self) -> int:
+        """Route the requests that have arrived by now; returns how many."""
+        first, now_ns = self._next_arrival, self.controller.now_ns
+        while (arrival_ns := self._next_arrival_ns()) is not None and arrival_ns <= now_ns:
+            self._route(self._arrivals[self._next_arrival])
+            self._next_arrival += 1
+        return self._next_arrival - first
+
+    def _route(self, request: Request) -> None:
+        entry = self._entries[self._router.route(request, self._entries)]
+        request.instance_id = entry.instance_id
+        entry.expect()
+        if entry.spec.role is Role.PREFILL:
+            request.prefill_instance_id = entry.instance_id
+            if request.output_tokens > 1:
+                decoder = self._decoders[self._decode_router.route(request, self._decoders)]
+                request.decode_instance_id = decoder.instance_id
+                decoder.expect()
+        entry.scheduler.enqueue(request)
+        self._wake(entry)
+
+    def _wake(self, instance: Instance) -> None:
+        if instance.in_flight is None:
+            self._ready[instance.instance_id] = instance
+
+    def _start_iteration(self, instance: Instance) -> None:
+        now_ns = self.controller.now_ns
+        batch = instance.scheduler.schedule(now_ns)
+        if batch is None:
+            return
+        outgoing = {}
+        if instance.spec.role is Role.PREFILL:
+            outgoing = self._mover.tokens_to_send(instance, batch)
+        kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in outgoing.items()}
+        trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs)
+        ticket = self.controller.submit(trace, now_ns + instance.latency.step_overhead_ns)
+        self._mover.sent(ticket, outgoing)
+        instance.in_flight = InFlight(batch, ticket)
+        self._running[ticket] = instance
+        for observer in self._observers:
+            observer.on_submit(instance, trace, ticket)
+
+    def _complete(self, completion: Completion) -> None:
+        if completion.part == _ITERATION_PART:
+            self._finish_iteration(self._running.pop(completion.ticket), completion.finish_ns)
+        else:
+            for request in self._mover.landed(completion.ticket, completion.part):
+                self._hand_over(request)
+
+    def _finish_iteration(self, instance: Instance, end_ns: int) -> None:
+        assert instance.in_flight is not None
+        batch, instance.in_flight = instance.in_flight.batch, None
+        instance.iterations += 1
+        outcome = instance.scheduler.complete(end_ns)
+        instance.forget(len(outcome.finished))
+        self.finished += outcome.finished
+        for request in outcome.handed_over:
+            if self._mover.is_complete(request):
+                self._hand_over(request)
+        self._wake(instance)
+        if outcome.finished and instance.spec.role is Role.DECODE:
+            self._wake_prefillers()
+        for observer in self._observers:
+            observer.on_iteration(end_ns, instance, batch, outcome)
+
+    def _hand_over(self, request: Request) -> None:
+        prefiller = self.instances[request.instance_id]
+        self._wake(self._mover.hand_over(request))
+        self._wake(prefiller)
+
+    def _wake_prefillers(self) -> None:
+        """Blocks have come free at a decode instance: whoever waits to reserve some may try again."""
+        for prefiller in self._prefillers:
+            self._wake(prefiller)
+
+    def _stall_message(self) -> str:
+        waiting = {
+            instance_id: len(instance.scheduler.waiting)
+            for instance_id, instance in self.instances.items()
+            if len(instance.scheduler.waiting)
+        }
+        lines = [
+            f"{len(self._arrivals) - len(self.finished)} of {len(self._arrivals)} requests can never finish",
+            f"at {self.controller.now_ns} ns; waiting requests by instance: {waiting or 'none'}",
+            *self.controller.engine.stall_report(),
+        ]
+        return "; ".join(lines)
+
+
+def _request(spec: RequestSpec) -> Request:
+    return Request(
+        request_id=spec.request_id,
+        arrival_ns=spec.arrival_ns,
+        prompt_tokens=spec.input_tokens,
+        output_tokens=spec.output_tokens,
+        priority=spec.priority,
+    )

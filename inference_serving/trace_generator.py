@@ -1,0 +1,171 @@
+"""From a batch to the execution trace of one iteration: what every layer costs and what moves.
+
+The trace of an iteration is a :class:`~inference_serving.trace_shape.TraceShape` (cached) and two short
+vectors of numbers; typed rows, as in the published text trace, are made from them only for export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from llm_profile.latency import LatencyModel
+from llm_profile.layers import LAYERS, layer_shape
+
+from inference_serving.cluster import InstanceSpec
+from inference_serving.request import Batch, Int64Array
+from inference_serving.trace_shape import (
+    ALL_REDUCE_SLOT,
+    DURATION_SLOT,
+    FIRST_KV_SLOT,
+    SAMPLED_IDS_SLOT,
+    TOKEN_IDS_SLOT,
+    RowShape,
+    TraceShape,
+    build_shape,
+)
+
+TOKEN_ID_BYTES = 4
+_ATTENTION = DURATION_SLOT["attn"]
+_LM_HEAD = DURATION_SLOT["lm_head"]
+_SHOWN_BY_OUTPUT = frozenset(("attn", "act_fn"))
+_OWN_OUTPUT = frozenset(("v_proj", "rope"))
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRow:
+    """One line of the published text trace; times in ns, sizes in bytes."""
+
+    name: str
+    comp_ns: int
+    input_loc: str
+    input_bytes: int
+    weight_loc: str
+    weight_bytes: int
+    output_loc: str
+    output_bytes: int
+    comm_type: str
+    comm_bytes: int
+    misc: str = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One iteration: its structure, and the numbers that its slots refer to."""
+
+    shape: TraceShape
+    durations_ns: Int64Array
+    sizes: Int64Array
+    tokens: int
+
+    def rows(self) -> Iterator[TraceRow]:
+        """Typed rows in execution order, as the published text trace shows them (one rank's sizes).
+
+        A row's output is the next row's input; k and v results meet in rope, so v_proj shows its own.
+        """
+        layers = self.shape.rows
+        for row, following in zip(layers, (*layers[1:], None), strict=True):
+            yield self._row(row, following)
+
+    def _row(self, row: RowShape, following: RowShape | None) -> TraceRow:
+        instance = self.shape.instance
+        weights = layer_shape(instance.model, row.layer, instance.tp_size).weight_elements
+        host = f"REMOTE:{instance.node_id}"
+        comm_type, comm_bytes, misc = self._communication(row)
+        return TraceRow(
+            name=row.name,
+            comp_ns=int(self.durations_ns[DURATION_SLOT[row.layer]]),
+            input_loc=host if row.loads_token_ids else "LOCAL",
+            input_bytes=self._input_bytes(row),
+            weight_loc="LOCAL",
+            weight_bytes=weights * instance.precision.weight_bits // 8,
+            output_loc=host if row.stores_sampled_ids else "LOCAL",
+            output_bytes=self._output_bytes(row, following),
+            comm_type=comm_type,
+            comm_bytes=comm_bytes,
+            misc=misc,
+        )
+
+    def _input_bytes(self, row: RowShape) -> int:
+        if row.loads_token_ids:
+            return int(self.sizes[TOKEN_IDS_SLOT])
+        instance = self.shape.instance
+        shape = layer_shape(instance.model, row.layer, instance.tp_size)
+        # attention is shown by its queries, the activation by one of its two equal inputs
+        width = shape.output_width if row.layer in _SHOWN_BY_OUTPUT else shape.input_width
+        return self.tokens * width * instance.precision.weight_bits // 8
+
+    def _output_bytes(self, row: RowShape, following: RowShape | None) -> int:
+        if following is None or row.stores_sampled_ids:
+            return int(self.sizes[SAMPLED_IDS_SLOT])
+        if row.layer in _OWN_OUTPUT:
+            instance = self.shape.instance
+            width = layer_shape(instance.model, row.layer, instance.tp_size).output_width
+            return self.tokens * width * instance.precision.weight_bits // 8
+        return self._input_bytes(following)
+
+    def _communication(self, row: RowShape) -> tuple[str, int, str]:
+        if row.all_reduce:
+            return "ALLREDUCE", int(self.sizes[ALL_REDUCE_SLOT]), "NONE"
+        if row.kv_ready:
+            return "SEND", int(self.sizes[FIRST_KV_SLOT:].sum()), "KV"
+        return "NONE", 0, "NONE"
+
+
+class TraceGenerator:
+    """Makes the traces of one instance."""
+
+    def __init__(self, instance: InstanceSpec, latency: LatencyModel) -> None:
+        self._instance = instance
+        self._latency = latency
+        self._layer_ns = _layer_table(latency, instance.scheduler.max_num_batched_tokens)
+        self._shapes: dict[tuple[int, ...], TraceShape] = {}
+
+    def synthesize_trace(
+        self, batch: Batch, kv_tokens: Mapping[int, int], decode_instances: Mapping[int, InstanceSpec]
+    ) -> Trace:
+        """Trace of one iteration.
+
+        ``kv_tokens`` says how many tokens of KV go to each decode instance (by instance id) as the layers
+        finish; the embedding reads the token ids from host memory and the sampled ids go back there.
+        """
+        tokens = batch.total_tokens
+        durations_ns = self._layer_ns[tokens].copy()
+        chunks, context = batch.prefill_chunks()
+        durations_ns[_ATTENTION] = self._latency.attention_ns(chunks, context, batch.decode_kv())
+        durations_ns[_LM_HEAD] = self._layer_ns[batch.sequences, _LM_HEAD]
+        shape = self._shape(tuple(sorted(kv_tokens)), decode_instances)
+        return Trace(shape, durations_ns, self._sizes(shape, batch, kv_tokens), tokens)
+
+    def _sizes(self, shape: TraceShape, batch: Batch, kv_tokens: Mapping[int, int]) -> Int64Array:
+        instance = self._instance
+        sizes = np.zeros(shape.size_slots, dtype=np.int64)
+        sizes[TOKEN_IDS_SLOT] = batch.total_tokens * TOKEN_ID_BYTES
+        sizes[SAMPLED_IDS_SLOT] = batch.sequences * TOKEN_ID_BYTES
+        hidden_bytes = instance.model.hidden_size * instance.precision.weight_bits // 8
+        sizes[ALL_REDUCE_SLOT] = batch.total_tokens * hidden_bytes
+        for target in shape.targets:
+            tokens = kv_tokens[target.instance.instance_id]
+            for slot, transfer in enumerate(target.transfers, start=target.first_slot):
+                sizes[slot] = transfer.bytes_for(tokens, instance.model, instance.precision.kv_bits)
+        return sizes
+
+    def _shape(
+        self, targets: tuple[int, ...], decode_instances: Mapping[int, InstanceSpec]
+    ) -> TraceShape:
+        if targets not in self._shapes:
+            self._shapes[targets] = build_shape(
+                self._instance, tuple(decode_instances[target] for target in targets)
+            )
+        return self._shapes[targets]
+
+
+def _layer_table(latency: LatencyModel, max_tokens: int) -> Int64Array:
+    """Time of every layer at every token count, shape ``[max_tokens + 1, layers]`` (row 0 and attn unused)."""
+    tokens = np.arange(1, max_tokens + 1, dtype=np.int64)
+    table = np.zeros((max_tokens + 1, len(LAYERS)), dtype=np.int64)
+    for layer in LAYERS:
+        if layer != "attn":
+            table[1:, DURATION_SLOT[layer]] = latency.layer_ns(layer, tokens)
+    return table
