@@ -26,12 +26,12 @@ void CollectivePlanner::check_algorithms(CollectiveKind kind, bool in_group) con
     static_cast<void>(find_algorithm(group_algorithm(names)));
     return;
   }
+  for (const std::string& name : names) static_cast<void>(find_algorithm(name));
   if (names.size() != topology_.rank()) {
     throw std::invalid_argument("the system configuration names " + std::to_string(names.size()) +
                                 " algorithms for this collective, the network has " +
                                 std::to_string(topology_.rank()) + " dimensions");
   }
-  for (const std::string& name : names) static_cast<void>(find_algorithm(name));
 }
 
 void CollectivePlanner::plan(const CollectiveRequest& request, Plan& plan) const {
