@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from llm_profile.model_config import ModelConfig
-
 from inference_serving.memory_model import MemoryPlan, Precision
 from inference_serving.settings import SchedulerSettings
+from llm_profile.model_config import ModelConfig
 
 
 class Role(Enum):

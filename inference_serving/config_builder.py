@@ -7,15 +7,14 @@ from pathlib import Path
 
 from astra_sim import MemoryConfig, NetworkConfig, SystemConfig
 from astra_sim.input_error import InputError, read_json_object, validated
-from llm_profile.layers import check_tp_size
-from llm_profile.model_config import ModelConfig, load_model_config
-
 from inference_serving.cluster import Cluster, InstanceSpec, NodeSpec, Role
 from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
 from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
 from inference_serving.policies import policy_names
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
+from llm_profile.layers import check_tp_size
+from llm_profile.model_config import ModelConfig, load_model_config
 
 _ROLES = {None: Role.COLOCATED, "prefill": Role.PREFILL, "decode": Role.DECODE}
 
@@ -24,7 +23,9 @@ def load_cluster(file: Path, config: SimulationConfig) -> Cluster:
     """Read, check and resolve a cluster config; every problem is an :class:`InputError` with its field."""
     section = validated(ClusterSection, read_json_object(file), file)
     for field, what in unsupported_fields(section):
-        raise InputError(file, field, f"{what} is not supported yet; remove the field or set it to its default")
+        raise InputError(
+            file, field, f"{what} is not supported yet; remove the field or set it to its default"
+        )
     cluster = _Builder(file, config).build(section)
     _check_pairs(cluster)
     return cluster
@@ -203,7 +204,7 @@ def memory_configs(cluster: Cluster) -> list[MemoryConfig]:
         MemoryConfig(
             memory_type="PER_NODE_MEMORY_EXPANSION",
             bandwidth_gbps=bandwidth,
-            latency_ns=latency,
+            latency_ns=round(latency),
             node_of_npu=node_of_npu,
         )
     ]

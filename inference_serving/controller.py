@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from astra_sim import Completion, Engine, Template
-
 from inference_serving.cluster import Cluster
 from inference_serving.config_builder import memory_configs, network_config, system_config
 from inference_serving.graph_generator import build_graphs

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from astra_sim.input_error import InputError
-
 from inference_serving.request_spec import RequestSpec
 
 _INT64_MAX = 2**63 - 1

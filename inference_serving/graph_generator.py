@@ -9,7 +9,6 @@ of the ticket is the iteration itself, part ``p`` the transfer to the ``p``-th t
 from __future__ import annotations
 
 from astra_sim import CollectiveKind, Graph, Node, NodeKind
-
 from inference_serving.kv_transfer import HeadTransfer
 from inference_serving.trace_shape import (
     ALL_REDUCE_SLOT,
@@ -125,9 +124,7 @@ def _receive_graph(shape: TraceShape, target: KvTarget, rank: int) -> Graph:
     )
 
 
-def _receive(
-    node_id: int, row: RowShape, index: int, slot: int, transfer: HeadTransfer, part: int
-) -> Node:
+def _receive(node_id: int, row: RowShape, index: int, slot: int, transfer: HeadTransfer, part: int) -> Node:
     return Node(
         node_id,
         NodeKind.RECV,
@@ -135,6 +132,5 @@ def _receive(
         size_slot=slot,
         peer=transfer.source_rank,
         tag=index,
-        copy_engine=True,
         part=part,
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llm_profile.latency import LatencyModel
-
 from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.kv_cache import KvCache
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import Scheduler
 from inference_serving.trace_generator import TraceGenerator
+from llm_profile.latency import LatencyModel
 
 
 @dataclass(slots=True)

@@ -37,7 +37,12 @@ class Precision:
 
 
 def plan_memory(
-    model: ModelConfig, tp_size: int, precision: Precision, block_size: int, mem_size_gb: float, utilization: float
+    model: ModelConfig,
+    tp_size: int,
+    precision: Precision,
+    block_size: int,
+    mem_size_gb: float,
+    utilization: float,
 ) -> MemoryPlan:
     """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens."""
     block_bytes = block_size * model.num_hidden_layers * kv_bytes_per_token(model, tp_size, precision.kv_bits)

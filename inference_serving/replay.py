@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from astra_sim.input_error import InputError
-
 from inference_serving.kv_cache import KvCache
 from inference_serving.policies import policy_names
 from inference_serving.request import Batch, Request

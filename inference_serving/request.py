@@ -96,8 +96,8 @@ class Batch:
 
     def decode_kv(self) -> Int64Array:
         """KV length, new token included, of each row that runs a single token."""
-        single = self.grants == 1
-        return self.context[single] + 1
+        kv: Int64Array = self.context[self.grants == 1] + 1
+        return kv
 
 
 _NONE: Int64Array = np.empty(0, dtype=np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class DumpSettings:
 
     folder: Path
     iterations: frozenset[int]
-    et_dialect: str = "mlcommons"
+    et_dialect: Literal["chakra", "kaist"] = "chakra"
 
 
 @dataclass(frozen=True, slots=True)

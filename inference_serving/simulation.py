@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from astra_sim import Completion, EngineCounters
-from llm_profile.latency import LatencyModel
 
+from astra_sim import Completion, EngineCounters
 from inference_serving.cluster import Cluster, Role
 from inference_serving.controller import Controller
 from inference_serving.disaggregation import KvMover
@@ -19,6 +18,7 @@ from inference_serving.router import make_router
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
 from inference_serving.trace_generator import Trace
+from llm_profile.latency import LatencyModel
 
 _ITERATION_PART = 0
 
@@ -51,13 +51,15 @@ class Simulation:
         observers: Sequence[RunObserver] = (),
     ) -> None:
         self.controller = Controller(cluster)
-        self.instances = {}
+        self.instances: dict[int, Instance] = {}
         self._mover = KvMover(self.instances)
         for spec in cluster.instances:
             may_admit = self._mover.may_admit if spec.role is Role.PREFILL else None
             self.instances[spec.instance_id] = Instance(spec, latencies[spec.instance_id], may_admit)
         self._decode_specs = {spec.instance_id: spec for spec in cluster.with_role(Role.DECODE)}
-        self._entries = [self.instances[s.instance_id] for s in cluster.with_role(Role.COLOCATED, Role.PREFILL)]
+        self._entries = [
+            self.instances[s.instance_id] for s in cluster.with_role(Role.COLOCATED, Role.PREFILL)
+        ]
         self._decoders = [self.instances[instance_id] for instance_id in self._decode_specs]
         self._prefillers = [entry for entry in self._entries if entry.spec.role is Role.PREFILL]
         routing = np.random.default_rng(config.seed).spawn(2)

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from llm_profile.latency import LatencyModel
-from llm_profile.layers import LAYERS, layer_shape
 
 from inference_serving.cluster import InstanceSpec
 from inference_serving.request import Batch, Int64Array
@@ -25,6 +23,8 @@ from inference_serving.trace_shape import (
     TraceShape,
     build_shape,
 )
+from llm_profile.latency import LatencyModel
+from llm_profile.layers import LAYERS, layer_shape
 
 TOKEN_ID_BYTES = 4
 _ATTENTION = DURATION_SLOT["attn"]
@@ -151,9 +151,7 @@ class TraceGenerator:
                 sizes[slot] = transfer.bytes_for(tokens, instance.model, instance.precision.kv_bits)
         return sizes
 
-    def _shape(
-        self, targets: tuple[int, ...], decode_instances: Mapping[int, InstanceSpec]
-    ) -> TraceShape:
+    def _shape(self, targets: tuple[int, ...], decode_instances: Mapping[int, InstanceSpec]) -> TraceShape:
         if targets not in self._shapes:
             self._shapes[targets] = build_shape(
                 self._instance, tuple(decode_instances[target] for target in targets)

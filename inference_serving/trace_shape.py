@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_profile.layers import BLOCK_LAYERS, LAYERS
-
 from inference_serving.cluster import InstanceSpec
 from inference_serving.kv_transfer import HeadTransfer, head_transfers
+from llm_profile.layers import BLOCK_LAYERS, LAYERS
 
 DURATION_SLOT = {layer: slot for slot, layer in enumerate(LAYERS)}
 TOKEN_IDS_SLOT, SAMPLED_IDS_SLOT, ALL_REDUCE_SLOT, FIRST_KV_SLOT = range(4)

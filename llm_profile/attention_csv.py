@@ -11,8 +11,8 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from astra_sim.input_error import InputError
 
+from astra_sim.input_error import InputError
 from llm_profile.attention_v1 import AttentionTable, DecodeCurves, Points, PrefillCurves
 from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import NoLatencyError

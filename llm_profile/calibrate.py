@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from astra_sim.input_error import InputError
 from numpy.typing import NDArray
 
+from astra_sim.input_error import InputError
 from llm_profile.hardware import (
     Coefficients,
     Decode,

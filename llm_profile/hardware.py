@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from astra_sim.input_error import InputError, validated
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from astra_sim.input_error import InputError, validated
 
 PROJECT_HARDWARE_DIR = Path(__file__).resolve().parent / "hardware"
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from astra_sim.input_error import InputError
-
 from llm_profile.layers import check_tp_size
 from llm_profile.protocol import LatencyModel, LatencyQuery, NoLatencyError, Source
 from llm_profile.roofline import known_descriptions, open_roofline

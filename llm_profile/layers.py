@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from astra_sim.input_error import InputError
-
 from llm_profile.model_config import ModelConfig
 
 BLOCK_LAYERS: Final = (

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from astra_sim.input_error import InputError, read_json_object, validated
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from astra_sim.input_error import InputError, read_json_object, validated
 
 DENSE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures of which every layer is known."""

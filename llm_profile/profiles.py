@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astra_sim.input_error import InputError
 from numpy.typing import NDArray
 
+from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_measured
 from llm_profile.attention_v1 import Points
 from llm_profile.model_config import ModelConfig, load_model_config

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from astra_sim.input_error import InputError
 from numpy.typing import NDArray
 
+from astra_sim.input_error import InputError
 from llm_profile.model_config import ModelConfig
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from astra_sim.input_error import InputError
 from numpy.typing import NDArray
 
+from astra_sim.input_error import InputError
 from llm_profile.hardware import (
     Coefficients,
     Decode,

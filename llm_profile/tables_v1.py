@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from astra_sim.input_error import InputError
 from numpy.typing import NDArray
 
+from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_attention
 from llm_profile.attention_v1 import AttentionTable
 from llm_profile.hardware import datasheet_bandwidth_gbps

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from astra_sim.input_error import InputError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from astra_sim.input_error import InputError
 from inference_serving.dataset import read_dataset
 from inference_serving.request_spec import RequestSpec
 

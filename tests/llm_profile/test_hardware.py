@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from astra_sim.input_error import InputError
 
+from astra_sim.input_error import InputError
 from llm_profile.hardware import find_hardware, known_hardware, load_hardware
 
 DATASHEET = """\

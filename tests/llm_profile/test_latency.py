@@ -1,7 +1,7 @@
 import pytest
-from astra_sim.input_error import InputError
 from synthetic_tables import tokens
 
+from astra_sim.input_error import InputError
 from llm_profile.hardware import known_hardware
 from llm_profile.latency import SOURCES, LatencyModel, LatencyQuery, open_latency_model
 from llm_profile.layers import LAYERS

@@ -1,6 +1,6 @@
 import pytest
-from astra_sim.input_error import InputError
 
+from astra_sim.input_error import InputError
 from llm_profile.layers import (
     BLOCK_LAYERS,
     LAYERS,

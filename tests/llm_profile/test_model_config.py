@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from astra_sim.input_error import InputError
 
+from astra_sim.input_error import InputError
 from llm_profile.layers import parameters_per_rank, weight_bytes
 from llm_profile.model_config import PROJECT_MODEL_DIR, known_models, load_model_config
 

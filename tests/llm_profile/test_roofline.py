@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from astra_sim.input_error import InputError
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_tables import tokens
 from test_hardware import DATASHEET
 
+from astra_sim.input_error import InputError
 from llm_profile.hardware import (
     Coefficients,
     Decode,

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from astra_sim.input_error import InputError
 from synthetic_tables import decode_ns, layer_ns, prefill_ns, tokens, write_attention, write_layers
 
+from astra_sim.input_error import InputError
 from llm_profile.latency import LatencyQuery, Source, open_latency_model
 from llm_profile.layers import LAYERS
 

@@ -1,0 +1,103 @@
+"""The command line: flags to a frozen config, one run, results out, and errors a user can act on.
+
+Exit codes: 0 all requests finished, 2 bad input, 3 the simulation cannot go on, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from astra_sim.input_error import InputError
+from inference_serving.cluster import Cluster
+from inference_serving.config_builder import load_cluster
+from inference_serving.dataset import read_dataset
+from inference_serving.files import check_writable, write_whole
+from inference_serving.flags import make_parser, simulation_config
+from inference_serving.latencies import open_latencies
+from inference_serving.logger import set_up_logging
+from inference_serving.output import collect, csv_text, summary_json, summary_text
+from inference_serving.progress import IntervalLog, ProgressBar
+from inference_serving.settings import SimulationConfig
+from inference_serving.simulation import RunObserver, Simulation, SimulationStallError
+from inference_serving.trace_dump import TraceDump
+from inference_serving.workload_check import fit_workload
+
+EXIT_BAD_INPUT, EXIT_STALLED, EXIT_INTERRUPTED = 2, 3, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the simulator; returns the exit code."""
+    args = make_parser().parse_args(argv)
+    set_up_logging(args.log_level)
+    try:
+        config = simulation_config(args)
+        for flag, file in (("--output", args.output), ("--summary-json", args.summary_json)):
+            if file is not None:
+                check_writable(file, flag)
+        cluster = load_cluster(args.cluster_config, config)
+        return _simulate(args, config, cluster)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except SimulationStallError as error:
+        print(f"error: the simulation cannot go on: {error}", file=sys.stderr)
+        return EXIT_STALLED
+
+
+def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Cluster) -> int:
+    workload = fit_workload(args.dataset, read_dataset(args.dataset, args.num_req), cluster)
+    latencies = open_latencies(cluster, config)
+    observers: list[RunObserver] = []
+    simulation = Simulation(cluster, workload, config, latencies, observers)
+    interval_log = IntervalLog(simulation.instances, config.log_interval_ns, sys.stdout)
+    with ProgressBar(len(workload)) as bar, _stop_on_interrupt(simulation):
+        observers += [interval_log, bar]
+        if config.dump is not None:
+            observers.append(TraceDump(config.dump, cluster))
+        simulation.run()
+    interval_log.finish()
+    return _report(cluster, simulation, args.output, args.summary_json)
+
+
+def _report(cluster: Cluster, simulation: Simulation, output: Path | None, json_file: Path | None) -> int:
+    result = collect(cluster, simulation)
+    print(summary_text(result.summary), end="")
+    if output is not None:
+        write_whole(output, csv_text(result))
+    if json_file is not None:
+        write_whole(json_file, summary_json(result.summary))
+    if not simulation.interrupted:
+        return 0
+    where = f"; {output} holds them" if output is not None else ""
+    print(
+        f"interrupted: {len(simulation.finished)} of {len(simulation.requests)} requests had finished{where}",
+        file=sys.stderr,
+    )
+    return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _stop_on_interrupt(simulation: Simulation) -> Iterator[None]:
+    """While the simulation runs, Ctrl-C (or a polite kill) ends it at the next event; a second one kills."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        simulation.stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

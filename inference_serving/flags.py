@@ -1,0 +1,223 @@
+"""The flags of ``main.py``: the published names, the newer ones, and this project's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from astra_sim.input_error import InputError
+from inference_serving.logger import LEVELS
+from inference_serving.policies import policy_names
+from inference_serving.precision import kv_bits_of, weight_bits_of
+from inference_serving.router import router_names
+from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
+from llm_profile.latency import SOURCES
+
+_DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
+_NOT_YET = {
+    "enable_prefix_caching": (False, "prefix caching"),
+    "enable_prefix_sharing": (False, "sharing a prefix pool"),
+    "prefix_storage": ("None", "second-tier prefix storage"),
+    "enable_local_offloading": (False, "weight offloading"),
+    "enable_attn_offloading": (False, "attention offloading to PIM"),
+    "enable_sub_batch_interleaving": (False, "sub-batch interleaving"),
+    "enable_attn_prediction": (False, "the attention predictor"),
+    "expert_routing_policy": ("FAST", "expert routing (no mixture-of-experts model runs yet)"),
+    "network_backend": ("analytical", "this network backend"),
+}
+_LATER_ROUTERS = ("CUSTOM", "LWL", "SITA", "MSC")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All flags, with their defaults in the help."""
+    parser = argparse.ArgumentParser(
+        prog="llmservingsim",
+        description="Simulate LLM serving: requests in, latencies out.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_run_flags(parser.add_argument_group("run"))
+    _add_scheduler_flags(parser.add_argument_group("batching"))
+    _add_model_flags(parser.add_argument_group("model and memory"))
+    _add_output_flags(parser.add_argument_group("output"))
+    _add_later_flags(parser.add_argument_group("published flags whose feature is not there yet (refused)"))
+    return parser
+
+
+def _add_run_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--cluster-config", type=Path, default=_DEFAULT_CLUSTER, help="nodes and instances")
+    group.add_argument("--dataset", type=Path, help="workload, a JSONL file (required)")
+    group.add_argument("--num-req", type=int, default=100, help="take the first N requests of the dataset")
+    group.add_argument(
+        "--request-routing-policy",
+        choices=[*router_names(), *_LATER_ROUTERS],
+        default="RR",
+        help="which instance serves a request",
+    )
+    group.add_argument("--seed", type=int, default=0, help="seed of everything random")
+
+
+def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
+    toggle = argparse.BooleanOptionalAction
+    group.add_argument(
+        "--max-batch", "--max-num-seqs", type=int, default=0, help="sequences per batch, 0 = no limit"
+    )
+    group.add_argument("--max-num-batched-tokens", type=int, default=2048, help="tokens per iteration")
+    group.add_argument("--block-size", type=int, default=16, help="tokens per KV block")
+    group.add_argument("--scheduling-policy", choices=policy_names(), default="fcfs", help="who goes first")
+    group.add_argument(
+        "--prioritize-prefill", action="store_true", help="prefill gets the token budget before decode"
+    )
+    group.add_argument("--enable-chunked-prefill", action=toggle, default=True, help="split long prompts")
+    group.add_argument(
+        "--long-prefill-token-threshold", type=int, default=0, help="longest prefill chunk, 0 = no limit"
+    )
+    group.add_argument(
+        "--reserve-full-isl",
+        action=toggle,
+        default=True,
+        help="admit a request only if its whole prompt fits into the free KV blocks",
+    )
+    group.add_argument(
+        "--gen", action="store_true", help="turn the prefill phase off: prompts are in the KV cache already"
+    )
+
+
+def _add_model_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--fp", type=int, default=16, help="bits of weights and activations: 8, 16 or 32")
+    group.add_argument("--dtype", default="auto", help="the same by name (bfloat16, fp8, ...); auto = --fp")
+    group.add_argument(
+        "--kv-cache-dtype", default="auto", help="number format of the KV cache; auto = as weights"
+    )
+    group.add_argument(
+        "--npu-memory-utilization", type=float, default=0.9, help="share of NPU memory for weights and KV"
+    )
+    group.add_argument(
+        "--latency-source", choices=["auto", *SOURCES], default="auto", help="where layer latencies come from"
+    )
+    group.add_argument("--profile-dir", type=Path, help="folder of latency tables {hardware}/{model}/tp{N}/")
+
+
+def _add_output_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--output", type=Path, help="per-request CSV")
+    group.add_argument("--summary-json", type=Path, help="the summary as JSON")
+    group.add_argument("--log-interval", type=float, default=0.5, help="seconds of simulated time")
+    group.add_argument("--log-level", choices=LEVELS, default="WARNING", help="messages on stderr")
+    group.add_argument(
+        "--dump-traces", type=Path, metavar="DIR", help="write text traces, .et files and engine inputs"
+    )
+    group.add_argument(
+        "--dump-iterations",
+        default="0-9",
+        metavar="LIST",
+        help="which iterations, such as 0-9,100 (per instance)",
+    )
+    group.add_argument(
+        "--et-dialect", choices=["chakra", "kaist"], default="chakra", help="dialect of dumped .et files"
+    )
+
+
+def _add_later_flags(group: argparse._ArgumentGroup) -> None:
+    for name, (default, what) in _NOT_YET.items():
+        flag = "--" + name.replace("_", "-")
+        if default is False:
+            group.add_argument(flag, action="store_true", help=what)
+    group.add_argument("--prefix-storage", choices=["None", "CPU", "CXL"], default="None", help="None only")
+    group.add_argument(
+        "--expert-routing-policy", choices=["RR", "RAND", "FAST", "CUSTOM"], default="FAST", help="FAST only"
+    )
+    group.add_argument(
+        "--network-backend", choices=["analytical", "ns3"], default="analytical", help="analytical only"
+    )
+
+
+def simulation_config(args: argparse.Namespace) -> SimulationConfig:
+    """Check the flags and freeze them; raises InputError with the flag's name."""
+    _refuse_later_features(args)
+    _check_numbers(args)
+    weight_bits, kv_bits = _bits(args)
+    return SimulationConfig(
+        scheduler=SchedulerSettings(
+            max_num_seqs=args.max_batch,
+            max_num_batched_tokens=args.max_num_batched_tokens,
+            block_size=args.block_size,
+            enable_chunked_prefill=args.enable_chunked_prefill,
+            long_prefill_token_threshold=args.long_prefill_token_threshold,
+            reserve_full_isl=args.reserve_full_isl,
+            prioritize_prefill=args.prioritize_prefill,
+            scheduling_policy=args.scheduling_policy,
+            skip_prefill=args.gen,
+        ),
+        weight_bits=weight_bits,
+        kv_bits=kv_bits,
+        npu_memory_utilization=args.npu_memory_utilization,
+        request_routing_policy=args.request_routing_policy,
+        latency_source=args.latency_source,
+        profile_dir=args.profile_dir,
+        seed=args.seed,
+        log_interval_ns=round(args.log_interval * 1e9),
+        dump=_dump_settings(args),
+    )
+
+
+def _refuse_later_features(args: argparse.Namespace) -> None:
+    for name, (default, what) in _NOT_YET.items():
+        if getattr(args, name) != default:
+            raise InputError("", "--" + name.replace("_", "-"), f"{what} is not supported yet")
+    if args.request_routing_policy in _LATER_ROUTERS:
+        raise InputError(
+            "",
+            "--request-routing-policy",
+            f"{args.request_routing_policy} is not supported yet; use one of {', '.join(router_names())}",
+        )
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    if args.dataset is None:
+        raise InputError("", "--dataset", "give the workload to simulate, a JSONL file")
+    for flag, least in (
+        ("num-req", 1),
+        ("max-batch", 0),
+        ("max-num-batched-tokens", 1),
+        ("block-size", 1),
+        ("long-prefill-token-threshold", 0),
+        ("seed", 0),
+    ):
+        value = getattr(args, flag.replace("-", "_"))
+        if value < least:
+            raise InputError("", f"--{flag}", f"{value}: must be at least {least}")
+    if not args.log_interval >= 1e-9:
+        raise InputError("", "--log-interval", f"{args.log_interval:g}: must be more than 0 seconds")
+    if not 0 < args.npu_memory_utilization <= 1:
+        raise InputError(
+            "", "--npu-memory-utilization", f"{args.npu_memory_utilization:g}: must be in (0, 1], such as 0.9"
+        )
+    if args.long_prefill_token_threshold and not args.enable_chunked_prefill:
+        raise InputError(
+            "", "--long-prefill-token-threshold", "needs chunked prefill; drop --no-enable-chunked-prefill"
+        )
+
+
+def _bits(args: argparse.Namespace) -> tuple[int, int]:
+    if args.fp not in (8, 16, 32):
+        raise InputError("", "--fp", f"{args.fp}: must be 8, 16 or 32")
+    try:
+        weight_bits = weight_bits_of(args.dtype, args.fp)
+        return weight_bits, kv_bits_of(args.kv_cache_dtype, weight_bits)
+    except ValueError as error:
+        raise InputError("", "", str(error)) from None
+
+
+def _dump_settings(args: argparse.Namespace) -> DumpSettings | None:
+    if args.dump_traces is None:
+        return None
+    return DumpSettings(args.dump_traces, _iterations(args.dump_iterations), args.et_dialect)
+
+
+def _iterations(text: str) -> frozenset[int]:
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise InputError("", "--dump-iterations", f"{text!r}: give numbers and ranges, such as 0-9,100")
+        chosen.update(range(int(first), int(last or first) + 1))
+    return frozenset(chosen)

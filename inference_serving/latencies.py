@@ -1,0 +1,37 @@
+"""Opens the latency model of every instance, each kind once."""
+
+from __future__ import annotations
+
+from astra_sim.input_error import InputError
+from inference_serving.cluster import Cluster
+from inference_serving.settings import SimulationConfig
+from llm_profile.latency import LatencyModel, LatencyQuery, open_latency_model
+
+
+def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, LatencyModel]:
+    """Latency model by instance id; instances alike in hardware, model and precision share one.
+
+    Raises InputError, naming the instance, for hardware or a precision without latencies.
+    """
+    opened: dict[LatencyQuery, LatencyModel] = {}
+    latencies: dict[int, LatencyModel] = {}
+    for spec in cluster.instances:
+        query = LatencyQuery(
+            hardware=spec.hardware,
+            model=spec.model,
+            tp_size=spec.tp_size,
+            weight_bits=spec.precision.weight_bits,
+            kv_bits=spec.precision.kv_bits,
+            mem_bw_gbps=spec.mem_bw_gbps,
+            profile_dir=config.profile_dir,
+        )
+        if query not in opened:
+            try:
+                opened[query] = open_latency_model(query, config.latency_source)
+            except InputError as error:
+                if error.file:
+                    raise
+                field = f"instance {spec.instance_id}: {error.field}"
+                raise InputError(cluster.file, field, error.message) from None
+        latencies[spec.instance_id] = opened[query]
+    return latencies

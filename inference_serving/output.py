@@ -1,0 +1,262 @@
+"""Results out: the per-request CSV, the summary on stdout and the same facts as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inference_serving.cluster import Cluster
+from inference_serving.metrics import (
+    Distribution,
+    LatencySummary,
+    RequestMetrics,
+    ThroughputSummary,
+    request_metrics,
+    summarise,
+    throughput,
+)
+from inference_serving.simulation import Simulation
+
+PUBLISHED_COLUMNS = (
+    "instance id",
+    "request id",
+    "model",
+    "input",
+    "output",
+    "arrival",
+    "end_time",
+    "latency",
+    "queuing_delay",
+    "TTFT",
+    "TPOT",
+    "ITL",
+)
+OWN_COLUMNS = ("prefill_instance_id", "decode_instance_id", "preemptions", "priority")
+_NS_PER_MS = 1e6
+_WIDTH = 58
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSummary:
+    """What one instance did; latencies are those of the requests that finished there."""
+
+    instance_id: int
+    role: str
+    model: str
+    hardware: str
+    npus: int
+    latency_source: str
+    iterations: int
+    preemptions: int
+    kv_blocks: int
+    peak_kv_blocks: int
+    latency: LatencySummary
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """All that a run reports, apart from its requests."""
+
+    cluster: str
+    requested: int
+    interrupted: bool
+    throughput: ThroughputSummary
+    latency: LatencySummary
+    instances: tuple[InstanceSummary, ...]
+    p2p_bytes: int
+    collective_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished (or interrupted) run: one entry per finished request, in order of request id."""
+
+    metrics: tuple[RequestMetrics, ...]
+    summary: RunSummary
+    model_of_instance: Mapping[int, str]
+
+
+def collect(cluster: Cluster, simulation: Simulation) -> RunResult:
+    """Turn a simulation that has run into its result."""
+    finished = sorted(simulation.finished, key=lambda request: request.request_id)
+    metrics = tuple(request_metrics(request) for request in finished)
+    counters = simulation.counters
+    summary = RunSummary(
+        cluster=str(cluster.file),
+        requested=len(simulation.requests),
+        interrupted=simulation.interrupted,
+        throughput=throughput(finished),
+        latency=summarise(metrics),
+        instances=_instances(simulation, metrics),
+        p2p_bytes=counters.p2p_bytes,
+        collective_bytes=counters.collective_bytes,
+    )
+    return RunResult(metrics, summary, {spec.instance_id: spec.model.name for spec in cluster.instances})
+
+
+def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tuple[InstanceSummary, ...]:
+    served: dict[int, list[RequestMetrics]] = {}
+    for one in metrics:
+        request = one.request
+        for instance_id in {request.instance_id, request.prefill_instance_id} - {-1}:
+            served.setdefault(instance_id, []).append(one)
+    return tuple(
+        InstanceSummary(
+            instance_id=instance_id,
+            role=instance.spec.role.value,
+            model=instance.spec.model.name,
+            hardware=instance.spec.hardware,
+            npus=len(instance.spec.npus),
+            latency_source=instance.latency.name,
+            iterations=instance.iterations,
+            preemptions=instance.scheduler.preemptions,
+            kv_blocks=instance.kv_cache.capacity_blocks,
+            peak_kv_blocks=instance.kv_cache.peak_blocks,
+            latency=summarise(served.get(instance_id, [])),
+        )
+        for instance_id, instance in simulation.instances.items()
+    )
+
+
+def csv_text(result: RunResult) -> str:
+    """The published per-request CSV (ns; ITL a quoted list), with this project's columns after it."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(PUBLISHED_COLUMNS + OWN_COLUMNS)
+    for one in result.metrics:
+        request = one.request
+        writer.writerow(
+            (
+                request.instance_id,
+                request.request_id,
+                result.model_of_instance[request.instance_id],
+                request.prompt_tokens,
+                request.total_tokens,
+                request.arrival_ns,
+                request.end_ns,
+                one.latency_ns,
+                one.queuing_delay_ns,
+                one.ttft_ns,
+                one.tpot_ns,
+                one.itl_ns.tolist(),
+                request.prefill_instance_id if request.prefill_instance_id >= 0 else request.instance_id,
+                request.instance_id,
+                request.preemptions,
+                request.priority,
+            )
+        )
+    return table.getvalue()
+
+
+def summary_json(summary: RunSummary) -> str:
+    """The summary as JSON: latencies in ms, throughput per second of simulated time."""
+    totals = summary.throughput
+    facts: dict[str, Any] = {
+        "cluster_config": summary.cluster,
+        "interrupted": summary.interrupted,
+        "requests": {"given": summary.requested, "finished": totals.requests},
+        "makespan_ns": totals.makespan_ns,
+        "tokens": {"prompt": totals.prompt_tokens, "generated": totals.generated_tokens},
+        "throughput_per_s": {
+            "requests": totals.per_second(totals.requests),
+            "prompt_tokens": totals.per_second(totals.prompt_tokens),
+            "generated_tokens": totals.per_second(totals.generated_tokens),
+        },
+        "latency_ms": _latency_facts(summary.latency),
+        "network_bytes": {"p2p": summary.p2p_bytes, "collective": summary.collective_bytes},
+        "instances": [_instance_facts(instance) for instance in summary.instances],
+    }
+    return json.dumps(facts, indent=2) + "\n"
+
+
+def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
+    return {
+        "instance_id": instance.instance_id,
+        "role": instance.role,
+        "model": instance.model,
+        "hardware": instance.hardware,
+        "npus": instance.npus,
+        "latency_source": instance.latency_source,
+        "iterations": instance.iterations,
+        "preemptions": instance.preemptions,
+        "kv_blocks": {"capacity": instance.kv_blocks, "peak": instance.peak_kv_blocks},
+        "requests": instance.latency.requests,
+        "latency_ms": _latency_facts(instance.latency),
+    }
+
+
+def _latency_facts(latency: LatencySummary) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "mean": part.mean_ns / _NS_PER_MS,
+            "median": part.median_ns / _NS_PER_MS,
+            "p99": part.p99_ns / _NS_PER_MS,
+        }
+        for name, part in _parts(latency)
+    }
+
+
+def _parts(latency: LatencySummary) -> tuple[tuple[str, Distribution], ...]:
+    return (
+        ("ttft", latency.ttft),
+        ("tpot", latency.tpot),
+        ("itl", latency.itl),
+        ("latency", latency.latency),
+    )
+
+
+def summary_text(summary: RunSummary) -> str:
+    """The summary blocks that a run prints."""
+    totals = summary.throughput
+    lines = [
+        _title("Throughput Results"),
+        _line("Finished requests", f"{totals.requests} of {summary.requested}"),
+        _line("Total simulated time (s)", f"{totals.makespan_ns / 1e9:.3f}"),
+        _line("Total clocks (ns)", f"{totals.makespan_ns}"),
+        _line("Mean latency (ms)", f"{summary.latency.latency.mean_ns / _NS_PER_MS:.2f}"),
+        _line("Total input tokens", f"{totals.prompt_tokens}"),
+        _line("Total generated tokens", f"{totals.generated_tokens}"),
+        _line("Request throughput (req/s)", f"{totals.per_second(totals.requests):.2f}"),
+        _line("Prompt throughput (tok/s)", f"{totals.per_second(totals.prompt_tokens):.2f}"),
+        _line("Generation throughput (tok/s)", f"{totals.per_second(totals.generated_tokens):.2f}"),
+    ]
+    for instance in summary.instances:
+        lines += _instance_lines(instance)
+    lines.append("=" * _WIDTH)
+    return "\n".join(lines) + "\n"
+
+
+def _instance_lines(instance: InstanceSummary) -> list[str]:
+    lines = [
+        _title(f"Instance {instance.instance_id} ({instance.role})"),
+        _line("Model", instance.model),
+        _line("Hardware", f"{instance.npus} x {instance.hardware}"),
+        _line("Latencies from", instance.latency_source),
+        _line("Requests", str(instance.latency.requests)),
+        _line("Iterations", str(instance.iterations)),
+        _line("Preemptions", str(instance.preemptions)),
+        _line("Peak KV blocks", f"{instance.peak_kv_blocks} of {instance.kv_blocks}"),
+    ]
+    for name, part in (
+        ("TTFT", instance.latency.ttft),
+        ("TPOT", instance.latency.tpot),
+        ("ITL", instance.latency.itl),
+    ):
+        lines += [
+            _line(f"Mean {name} (ms)", f"{part.mean_ns / _NS_PER_MS:.2f}"),
+            _line(f"Median {name} (ms)", f"{part.median_ns / _NS_PER_MS:.2f}"),
+            _line(f"P99 {name} (ms)", f"{part.p99_ns / _NS_PER_MS:.2f}"),
+        ]
+    return lines
+
+
+def _title(text: str) -> str:
+    return f" {text} ".center(_WIDTH, "=")
+
+
+def _line(name: str, value: str) -> str:
+    return f"{name + ':':<34}{value:>{_WIDTH - 34}}"

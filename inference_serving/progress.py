@@ -1,0 +1,107 @@
+"""What a run shows while it goes: a line every log interval, and on a terminal a progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from inference_serving.instance import Instance
+from inference_serving.request import Batch
+from inference_serving.scheduler import IterationOutcome
+from inference_serving.trace_generator import Trace
+
+_BAR_EVERY = 256
+
+
+class IntervalLog:
+    """Prints throughput, running requests and KV use once per interval of simulated time.
+
+    The line of an interval is printed at the first iteration that ends after it; intervals in which
+    nothing ended are left out.
+    """
+
+    def __init__(self, instances: Mapping[int, Instance], interval_ns: int, stream: TextIO) -> None:
+        self._instances = instances
+        self._interval_ns = interval_ns
+        self._stream = stream
+        self._interval_end_ns = interval_ns
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+
+    def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
+        """Nothing to show."""
+
+    def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
+        """Count the iteration; print the line of an interval that has ended."""
+        if now_ns > self._interval_end_ns:
+            self._print_line()
+            self._interval_end_ns = -(-now_ns // self._interval_ns) * self._interval_ns
+        self._prompt_tokens += batch.prompt_tokens
+        self._generated_tokens += outcome.generated_tokens
+
+    def finish(self) -> None:
+        """Print the line of the last interval."""
+        self._print_line()
+
+    def _print_line(self) -> None:
+        if not self._prompt_tokens and not self._generated_tokens:
+            return
+        seconds = self._interval_ns / 1e9
+        instances = list(self._instances.values())
+        used = sum(instance.kv_cache.used_blocks for instance in instances)
+        capacity = sum(instance.kv_cache.capacity_blocks for instance in instances)
+        running = sum(len(instance.scheduler.running) for instance in instances)
+        waiting = sum(len(instance.scheduler.waiting) for instance in instances)
+        print(
+            f"[{self._interval_end_ns / 1e9:.2f}s] prompt throughput: {self._prompt_tokens / seconds:.1f} tok/s, "
+            f"generation throughput: {self._generated_tokens / seconds:.1f} tok/s, "
+            f"running: {running} reqs, waiting: {waiting} reqs, KV cache: {100 * used / capacity:.1f} %",
+            file=self._stream,
+        )
+        self._prompt_tokens = self._generated_tokens = 0
+
+
+class ProgressBar:
+    """A bar on stderr: requests done, simulated time, iterations a second; silent where there is no terminal."""
+
+    def __init__(self, total_requests: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            console=Console(file=sys.stderr),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._task = self._progress.add_task("simulating", total=total_requests, facts="")
+        self._iterations = 0
+        self._finished = 0
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
+        """Nothing to show."""
+
+    def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
+        """Move the bar now and then."""
+        self._iterations += 1
+        self._finished += len(outcome.finished)
+        if self._progress.disable or self._iterations % _BAR_EVERY:
+            return
+        elapsed = self._progress.tasks[0].elapsed or 1e-9
+        facts = f"{self._finished} requests, {now_ns / 1e9:.1f} s simulated, {self._iterations / elapsed:.0f} it/s"
+        self._progress.update(self._task, completed=self._finished, facts=facts)

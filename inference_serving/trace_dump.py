@@ -1,0 +1,101 @@
+"""Writes chosen iterations as text traces, Chakra ``.et`` files and the engine's other inputs.
+
+Each iteration gets a folder of its own, ``instance_I/iteration_K``, that ``python -m astra_sim`` runs with
+the same cycles as the iteration had here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from astra_sim import write_comm_groups, write_graphs, write_memories, write_network, write_system
+from inference_serving.cluster import Cluster, InstanceSpec, Role
+from inference_serving.config_builder import memory_configs, network_config, system_config
+from inference_serving.files import write_whole
+from inference_serving.graph_generator import build_graphs
+from inference_serving.instance import Instance
+from inference_serving.request import Batch
+from inference_serving.scheduler import IterationOutcome
+from inference_serving.settings import DumpSettings
+from inference_serving.trace_generator import Trace, TraceRow
+
+_HEADER = (
+    "Layername",
+    "comp_time",
+    "input_loc",
+    "input_size",
+    "weight_loc",
+    "weight_size",
+    "output_loc",
+    "output_size",
+    "comm_type",
+    "comm_size",
+    "misc",
+)
+_WIDTHS = (30, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15)
+
+
+class TraceDump:
+    """Observes a run and writes the iterations that were asked for."""
+
+    def __init__(self, settings: DumpSettings, cluster: Cluster) -> None:
+        self._settings = settings
+        self._cluster = cluster
+
+    def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
+        """Write the iteration if it is one of the chosen."""
+        if instance.iterations not in self._settings.iterations:
+            return
+        folder = (
+            self._settings.folder / f"instance_{instance.instance_id}" / f"iteration_{instance.iterations}"
+        )
+        write_whole(folder / "trace.txt", trace_text(instance.spec, trace.rows()))
+        self._write_engine_inputs(folder, trace)
+
+    def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
+        """Nothing to write."""
+
+    def _write_engine_inputs(self, folder: Path, trace: Trace) -> None:
+        cluster = self._cluster
+        write_network(folder / "network.yml", network_config(cluster))
+        write_system(folder / "system.json", system_config(cluster))
+        write_memories(folder / "memory_expansion.json", memory_configs(cluster))
+        groups = write_graphs(
+            folder / "llm",
+            build_graphs(trace.shape),
+            trace.durations_ns,
+            trace.sizes,
+            npus=trace.shape.npus,
+            npu_count=cluster.npu_count,
+            dialect=self._settings.et_dialect,
+        )
+        write_comm_groups(folder / "comm_group.json", groups)
+
+
+def trace_text(instance: InstanceSpec, rows: Iterable[TraceRow]) -> str:
+    """The published text form: a line with the kind of instance, the number of rows, a header, the rows."""
+    kind = "COLOCATED" if instance.role is Role.COLOCATED else instance.role.name
+    lines = [_line(_columns(row)) for row in rows]
+    head = [f"{kind}\t\tmodel_parallel_NPU_group: 1", str(len(lines)), _line(_HEADER)]
+    return "\n".join(head + lines) + "\n"
+
+
+def _columns(row: TraceRow) -> tuple[str, ...]:
+    return (
+        row.name,
+        str(row.comp_ns),
+        row.input_loc,
+        str(row.input_bytes),
+        row.weight_loc,
+        str(row.weight_bytes),
+        row.output_loc,
+        str(row.output_bytes),
+        row.comm_type,
+        str(row.comm_bytes),
+        row.misc,
+    )
+
+
+def _line(columns: Iterable[str]) -> str:
+    return "".join(f"{column:<{width}}" for column, width in zip(columns, _WIDTHS, strict=True))

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Build if needed, then run every example on committed data; results go to output/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+./compile.sh
+
+simulate() {
+  local title=$1 config=$2 dataset=$3 name=$4
+  shift 4
+  printf '\n### %s\n' "$title"
+  .venv/bin/python main.py --cluster-config "cluster_config/$config.json" --dataset "dataset/$dataset.jsonl" \
+    --output "output/$name.csv" --summary-json "output/$name.json" "$@"
+}
+
+simulate "Ten requests on one instance" single_node_single_instance example_trace example_run
+simulate "100 ShareGPT-like requests on one instance" single_node_single_instance \
+  sharegpt_req100_rate10_llama example_single_run --fp 16 --block-size 16 --num-req 100 --log-interval 5
+simulate "The same on two instances" single_node_multi_instance \
+  sharegpt_req100_rate10_llama example_multi_run --log-interval 5
+simulate "Two nodes, four instances, each request to the least loaded" dual_node_multi_instance \
+  sharegpt_req100_rate10_llama example_dual_node_run --request-routing-policy LOAD --log-interval 5
+simulate "Prefill/decode disaggregation" single_node_pd_instance \
+  sharegpt_req100_rate10_llama example_pd_run --log-interval 5
+simulate "Prefill on two NPUs, decode on one" single_node_pd_unequal_H100_8B \
+  sharegpt_req100_rate10_llama example_pd_unequal_run --log-interval 5
+simulate "Llama-3.1-70B, tensor parallel over four H100" single_node_single_instance_H100 \
+  sharegpt_req100_rate10_llama example_tp4_run --log-interval 5
+
+printf '\n### What each example gave (ms; full results in output/)\n'
+.venv/bin/python -m inference_serving.compare output/example_run.json output/example_single_run.json \
+  output/example_multi_run.json output/example_dual_node_run.json output/example_pd_run.json \
+  output/example_pd_unequal_run.json output/example_tp4_run.json
