@@ -84,8 +84,7 @@ def read_memories(path: str | Path) -> list[MemoryConfig]:
     """Read a memory_expansion.json; the position in the list is the ``memory`` that nodes address."""
     data = read_json_object(path)
     if "memory-type" in data:
-        memory = validated(MemoryConfig, _from_flat(data, path), path)
-        return [] if memory.memory_type == "NO_MEMORY_EXPANSION" else [memory]
+        return _read_flat(data, path)
     if not data or any(key not in _NAMES for key in data):
         names = " and ".join(_NAMES)
         raise InputError(path, "memory-type", f"this field is required (or the objects {names})")
@@ -119,16 +118,16 @@ def _read_named(data: object, name: str, path: str | Path) -> MemoryConfig:
         raise InputError(path, field, error.message) from error
 
 
-def _from_flat(data: dict[str, Any], path: str | Path) -> dict[str, Any]:
+def _read_flat(data: dict[str, Any], path: str | Path) -> list[MemoryConfig]:
     """ASTRA-Sim's own form: latency and bandwidth are unsigned integers, fractions are cut."""
-    result: dict[str, Any] = {}
+    renamed: dict[str, Any] = {}
     for key, value in data.items():
-        if key in _FLAT_NAMES and isinstance(value, float):
-            result[_FLAT_NAMES[key]] = int(value)
-        else:
-            result[_FLAT_NAMES.get(key, key)] = value
-    if result["memory-type"] != "NO_MEMORY_EXPANSION":
-        for key, name in _FLAT_NAMES.items():
-            if name not in result:
-                raise InputError(path, key, "this field is required")
-    return result
+        cut = int(value) if key in _FLAT_NAMES and isinstance(value, float) else value
+        renamed[_FLAT_NAMES.get(key, key)] = cut
+    memory = validated(MemoryConfig, renamed, path)
+    if memory.memory_type == "NO_MEMORY_EXPANSION":
+        return []
+    for key, name in _FLAT_NAMES.items():
+        if name not in renamed:
+            raise InputError(path, key, "this field is required")
+    return [memory]

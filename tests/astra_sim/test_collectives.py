@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from astra_sim_builders import all_reduce, collective, drain, engine, message_ns, numbers, run
 
 from astra_sim import CollectiveKind, Engine, Graph, NetworkConfig, SystemConfig
-from tests.astra_sim.build import all_reduce, collective, drain, engine, message_ns, numbers, run
 
 MIB = 1 << 20
 STEP = 10

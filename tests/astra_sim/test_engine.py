@@ -6,10 +6,10 @@ import doctest
 
 import numpy as np
 import pytest
+from astra_sim_builders import all_reduce, collective, comp, drain, engine, load, numbers, recv, send
 
 import astra_sim.engine
 from astra_sim import Completion, Graph, Node, NodeKind
-from tests.astra_sim.build import all_reduce, collective, comp, drain, engine, load, numbers, recv, send
 
 
 def compiled(target, *nodes):
@@ -119,7 +119,7 @@ def test_memory_is_flat_over_ten_thousand_submissions():
         ),
         ([comp(1), comp(1)], r"node 1 \(comp1\): the id is used twice"),
         ([Node(0, NodeKind.COMP)], "NPU position 0, node 0: duration_slot is missing"),
-        ([send(0, 1, size_slot=None) if False else Node(0, NodeKind.SEND, peer=1)], "size_slot is missing"),
+        ([Node(0, NodeKind.SEND, peer=1)], "size_slot is missing"),
         ([send(0, 5)], r"node 0 \(send0\): peer 5 is not one of the 2 NPUs of the template"),
         ([send(0, 0)], "sends to or receives from itself"),
         ([all_reduce(0, group=(0, 2))], "group member 2 is not one of the 2 NPUs"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from astra_sim_builders import all_reduce, comp, drain, engine, load, message_ns, numbers, recv, run, send
+
 from astra_sim import Completion, Graph, MemoryConfig, Node, NodeKind
-from tests.astra_sim.build import all_reduce, comp, drain, engine, load, message_ns, numbers, recv, run, send
 
 
 def test_a_chain_takes_the_sum_of_its_durations():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from astra_sim_builders import engine, load, run
 
 from astra_sim import MemoryConfig
-from tests.astra_sim.build import engine, load, run
 
 ALONE = 1000 + 50
 """A load of 5000 bytes: 1000 ns latency, 100 GB/s."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from tests.astra_sim.build import all_reduce, comp, engine, message_ns, recv, run, send
+from astra_sim_builders import all_reduce, comp, engine, message_ns, recv, run, send
 
 SIZE = 1_000_000
 FLIGHT = message_ns(SIZE, 2)

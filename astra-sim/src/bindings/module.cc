@@ -103,7 +103,8 @@ void bind_simulation(nb::module_& module) {
             return Template{self.compile(read_graphs(std::move(graphs)))};
           },
           "graphs"_a)
-      .def("submit", &submit, "template"_a, "npus"_a, "durations_ns"_a, "sizes"_a, "at_ns"_a)
+      .def("submit", &submit, "template"_a, "npus"_a, "durations_ns"_a.noconvert(), "sizes"_a.noconvert(),
+           "at_ns"_a)
       .def("advance", &advance, "until_ns"_a.none())
       .def("stall_report", &Simulation::stall_report)
       .def("npu_stats", &npu_stats, "npu"_a)

@@ -40,6 +40,9 @@ std::string describe_cycle(const NpuGraph& graph) {
   }
   if (node == size) return "";
   for (std::uint32_t step = 0; step < size; ++step) node = parent[node];  // now surely on a cycle
+  for (std::uint32_t walk = parent[node], end = node; walk != end; walk = parent[walk]) {
+    node = std::min(node, walk);  // begin with the smallest id
+  }
   std::string text = label(graph, node);
   std::uint32_t walk = node;
   do {
