@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ def compiled(target, *nodes):
 
 def test_the_example_of_the_class_holds():
     assert doctest.testmod(astra_sim.engine).failed == 0
+
+
+def test_the_example_of_the_guide_holds(capsys):
+    guide = (Path(__file__).parents[2] / "docs" / "engine.md").read_text(encoding="utf-8")
+    example = guide.split("```python\n")[1].split("```")[0]
+    exec(example, {})
+    assert capsys.readouterr().out.strip() == example.rsplit("# ", 1)[1].strip()
 
 
 def test_advance_stops_at_the_first_completion_and_moves_the_clock_there():

@@ -24,10 +24,9 @@ using AlgorithmNames = std::vector<std::string>;
 
 /// How the NPUs work, as configured.
 struct SystemSpec {
-  Time endpoint_delay_ns = 10;     ///< of a collective step, system-wide collectives
-  std::int32_t active_chunks = 1;  ///< streams of a dimension in flight at once
-  std::int32_t splits = 1;         ///< streams a collective is cut into
-  std::int32_t queues_per_dimension = 1;
+  Time endpoint_delay_ns = 10;         ///< of a collective step, system-wide collectives
+  std::int32_t active_chunks = 1;      ///< streams of a dimension in flight at once
+  std::int32_t splits = 1;             ///< streams a collective is cut into
   bool local_bandwidth_aware = false;  ///< collective-optimization localBWAware
   double local_mem_bw_gbps = 0.0;      ///< GB/s (1e9); 0: not configured
   double peak_tflops = 0.0;            ///< 0: not configured
