@@ -73,24 +73,32 @@ class Scheduler:
 
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
-        table = self._table
-        table.grant[:] = 0
-        budget = self.settings.max_num_batched_tokens
-        preempted_before = self.preemptions
-        if self.settings.prioritize_prefill:
-            budget = self._grant(table.computed < table.prompt, budget)
-            budget = self._admit(budget, now_ns)
-            budget = self._grant(self._table.grant == 0, budget)
-        else:
-            budget = self._grant(None, budget)
-            if self.preemptions == preempted_before:
-                budget = self._admit(budget, now_ns)
-        total = self.settings.max_num_batched_tokens - budget
+        limit = self.settings.max_num_batched_tokens
+        preempted_before = -1
+        budget = limit
+        while budget == limit and preempted_before != self.preemptions:
+            # a pass that only preempted has made room: another one may use it
+            preempted_before = self.preemptions
+            budget = self._plan(now_ns)
+        total = limit - budget
         if total == 0:
             return None
+        table = self._table
         grants, context = table.grant.copy(), table.computed.copy()
         prompt_tokens = int(grants[context < table.prompt].sum())
         return Batch(grants, context, total, prompt_tokens, int(np.count_nonzero(grants)))
+
+    def _plan(self, now_ns: int) -> int:
+        """Grant tokens to running rows and admit waiting requests; return the token budget left."""
+        self._table.grant[:] = 0
+        budget = self.settings.max_num_batched_tokens
+        if self.settings.prioritize_prefill:
+            budget = self._grant(self._table.computed < self._table.prompt, budget)
+            budget = self._admit(budget, now_ns)
+            return self._grant(self._table.grant == 0, budget)
+        preempted_before = self.preemptions
+        budget = self._grant(None, budget)
+        return self._admit(budget, now_ns) if self.preemptions == preempted_before else budget
 
     def complete(self, end_ns: int) -> IterationOutcome:
         """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
@@ -164,7 +172,11 @@ class Scheduler:
             need = self._need(int(table.target[row] - table.computed[row]), budget)
             extra = max(kv_cache.blocks_for(int(table.computed[row]) + need) - int(table.blocks[row]), 0)
             while extra > kv_cache.free_blocks and request.state is RequestState.RUNNING:
-                budget += self._preempt(self._policy.victim(table.requests))
+                victim = self._policy.victim(table.requests)
+                if table.requests[victim] is request and self._waiting_holders:
+                    self._drop_last_holder()
+                else:
+                    budget += self._preempt(victim)
             if request.state is not RequestState.RUNNING:
                 break
             row = table.requests.index(request)
@@ -213,7 +225,7 @@ class Scheduler:
             self._start(self.waiting.pop(index), tokens, now_ns)
             budget -= tokens
         if only_holders and self._waiting_holders and not len(self._table):
-            self._break_hold_up()
+            self._drop_last_holder()
             return self._admit(budget, now_ns)
         return budget
 
@@ -241,7 +253,7 @@ class Scheduler:
         self._table.append(request)
         self._table.grant[-1] = tokens
 
-    def _break_hold_up(self) -> None:
-        """With nothing running, waiting requests may hold all blocks: the last of them gives its KV up."""
+    def _drop_last_holder(self) -> None:
+        """Waiting requests may hold the blocks without which nothing can run: the last gives its KV up."""
         self._drop_kv([request for request in self.waiting if request.blocks][-1])
         self._waiting_holders -= 1
