@@ -91,14 +91,14 @@ class Scheduler:
     def _plan(self, now_ns: int) -> int:
         """Grant tokens to running rows and admit waiting requests; return the token budget left."""
         self._table.grant[:] = 0
-        budget = self.settings.max_num_batched_tokens
-        if self.settings.prioritize_prefill:
-            budget = self._grant(self._table.computed < self._table.prompt, budget)
+        budget, preempted_before = self.settings.max_num_batched_tokens, self.preemptions
+        prefill_first = self.settings.prioritize_prefill
+        in_prompt = self._table.computed < self._table.prompt
+        budget = self._grant(in_prompt if prefill_first else None, budget)
+        if self.preemptions == preempted_before:
+            # who has just been preempted must not come back ahead of those it made room for
             budget = self._admit(budget, now_ns)
-            return self._grant(self._table.grant == 0, budget)
-        preempted_before = self.preemptions
-        budget = self._grant(None, budget)
-        return self._admit(budget, now_ns) if self.preemptions == preempted_before else budget
+        return self._grant(self._table.grant == 0, budget) if prefill_first else budget
 
     def complete(self, end_ns: int) -> IterationOutcome:
         """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
