@@ -63,9 +63,10 @@ class InstanceSection(_Section):
     placement: dict[str, Any] | None = None
     max_batch: Annotated[int, Field(ge=0)] | None = None
     max_num_seqs: Annotated[int, Field(ge=0)] | None = None
-    max_num_batched_tokens: PositiveCount | None = None
+    max_num_batched_tokens: Annotated[int, Field(ge=0)] | None = None
     long_prefill_token_threshold: Annotated[int, Field(ge=0)] | None = None
     enable_chunked_prefill: bool | None = None
+    enable_prefix_caching: bool | None = None
     reserve_full_isl: bool | None = None
     prioritize_prefill: bool | None = None
     scheduling_policy: str | None = None
@@ -166,6 +167,8 @@ def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
         wanted.append(("ep_size", "expert parallelism"))
     if instance.dp_group is not None:
         wanted.append(("dp_group", "data-parallel groups"))
+    if instance.enable_prefix_caching:
+        wanted.append(("enable_prefix_caching", "prefix caching"))
     if instance.placement is not None:
         wanted.append(("placement", "placement of weights and KV"))
     return wanted

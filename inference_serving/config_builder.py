@@ -108,6 +108,13 @@ class _Builder:
         if limit is not None:
             own["max_num_seqs"] = limit
         settings = replace(self._config.scheduler, **own)
+        if settings.long_prefill_token_threshold and not settings.enable_chunked_prefill:
+            raise InputError(
+                self._file,
+                f"{path}.long_prefill_token_threshold",
+                f"{settings.long_prefill_token_threshold}: needs chunked prefill; set it (here, or by "
+                "--long-prefill-token-threshold) to 0, or enable chunked prefill",
+            )
         if settings.scheduling_policy not in policy_names():
             raise InputError(
                 self._file,

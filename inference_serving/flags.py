@@ -61,7 +61,7 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-batch", "--max-num-seqs", type=int, default=0, help="sequences per batch, 0 = no limit"
     )
-    group.add_argument("--max-num-batched-tokens", type=int, default=2048, help="tokens per iteration")
+    group.add_argument("--max-num-batched-tokens", type=int, default=2048, help="tokens per iteration, 0 = no limit")
     group.add_argument("--block-size", type=int, default=16, help="tokens per KV block")
     group.add_argument("--scheduling-policy", choices=policy_names(), default="fcfs", help="who goes first")
     group.add_argument(
@@ -177,7 +177,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for flag, least in (
         ("num-req", 1),
         ("max-batch", 0),
-        ("max-num-batched-tokens", 1),
+        ("max-num-batched-tokens", 0),
         ("block-size", 1),
         ("long-prefill-token-threshold", 0),
         ("seed", 0),
@@ -190,10 +190,6 @@ def _check_numbers(args: argparse.Namespace) -> None:
     if not 0 < args.npu_memory_utilization <= 1:
         raise InputError(
             "", "--npu-memory-utilization", f"{args.npu_memory_utilization:g}: must be in (0, 1], such as 0.9"
-        )
-    if args.long_prefill_token_threshold and not args.enable_chunked_prefill:
-        raise InputError(
-            "", "--long-prefill-token-threshold", "needs chunked prefill; drop --no-enable-chunked-prefill"
         )
 
 

@@ -73,7 +73,7 @@ class Scheduler:
 
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
-        limit = self.settings.max_num_batched_tokens
+        limit = self.settings.token_budget
         preempted_before = -1
         budget = limit
         while budget == limit and preempted_before != self.preemptions:
@@ -91,7 +91,7 @@ class Scheduler:
     def _plan(self, now_ns: int) -> int:
         """Grant tokens to running rows and admit waiting requests; return the token budget left."""
         self._table.grant[:] = 0
-        budget, preempted_before = self.settings.max_num_batched_tokens, self.preemptions
+        budget, preempted_before = self.settings.token_budget, self.preemptions
         prefill_first = self.settings.prioritize_prefill
         in_prompt = self._table.computed < self._table.prompt
         budget = self._grant(in_prompt if prefill_first else None, budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,8 +12,8 @@ from typing import Literal
 class SchedulerSettings:
     """How one instance batches.
 
-    ``max_num_seqs`` and ``long_prefill_token_threshold`` of 0 mean no limit. ``reserve_full_isl`` admits
-    a request only if its whole prompt fits into the free KV blocks.
+    ``max_num_seqs``, ``max_num_batched_tokens`` and ``long_prefill_token_threshold`` of 0 mean no limit.
+    ``reserve_full_isl`` admits a request only if its whole prompt fits into the free KV blocks.
     """
 
     max_num_seqs: int = 0
@@ -24,6 +25,11 @@ class SchedulerSettings:
     prioritize_prefill: bool = False
     scheduling_policy: str = "fcfs"
     skip_prefill: bool = False
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens of one iteration, a number even where there is no limit."""
+        return self.max_num_batched_tokens or sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from llm_profile.layers import LAYERS, layer_shape
 TOKEN_ID_BYTES = 4
 _ATTENTION = DURATION_SLOT["attn"]
 _LM_HEAD = DURATION_SLOT["lm_head"]
+_LEAST_COUNTS = 513
 _SHOWN_BY_OUTPUT = frozenset(("attn", "act_fn"))
 _OWN_OUTPUT = frozenset(("v_proj", "rope"))
 
@@ -119,7 +120,7 @@ class TraceGenerator:
     def __init__(self, instance: InstanceSpec, latency: LatencyModel) -> None:
         self._instance = instance
         self._latency = latency
-        self._layer_ns = _layer_table(latency, instance.scheduler.max_num_batched_tokens)
+        self._layer_times = _LayerTimes(latency)
         self._shapes: dict[tuple[int, ...], TraceShape] = {}
 
     def synthesize_trace(
@@ -131,10 +132,10 @@ class TraceGenerator:
         finish; the embedding reads the token ids from host memory and the sampled ids go back there.
         """
         tokens = batch.total_tokens
-        durations_ns = self._layer_ns[tokens].copy()
+        durations_ns = self._layer_times.of(tokens).copy()
         chunks, context = batch.prefill_chunks()
         durations_ns[_ATTENTION] = self._latency.attention_ns(chunks, context, batch.decode_kv())
-        durations_ns[_LM_HEAD] = self._layer_ns[batch.sequences, _LM_HEAD]
+        durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
         shape = self._shape(tuple(sorted(kv_tokens)), decode_instances)
         return Trace(shape, durations_ns, self._sizes(shape, batch, kv_tokens), tokens)
 
@@ -159,11 +160,24 @@ class TraceGenerator:
         return self._shapes[targets]
 
 
-def _layer_table(latency: LatencyModel, max_tokens: int) -> Int64Array:
-    """Time of every layer at every token count, shape ``[max_tokens + 1, layers]`` (row 0 and attn unused)."""
-    tokens = np.arange(1, max_tokens + 1, dtype=np.int64)
-    table = np.zeros((max_tokens + 1, len(LAYERS)), dtype=np.int64)
-    for layer in LAYERS:
-        if layer != "attn":
-            table[1:, DURATION_SLOT[layer]] = latency.layer_ns(layer, tokens)
-    return table
+class _LayerTimes:
+    """Time of every layer at every token count, asked for once each, in growing blocks of counts."""
+
+    def __init__(self, latency: LatencyModel) -> None:
+        self._latency = latency
+        self._table = np.zeros((1, len(LAYERS)), dtype=np.int64)
+
+    def of(self, tokens: int) -> Int64Array:
+        """Times in ns by duration slot, shape ``[layers]``; attention, which no token count decides, is 0."""
+        if tokens >= len(self._table):
+            self._grow(tokens)
+        row: Int64Array = self._table[tokens]
+        return row
+
+    def _grow(self, tokens: int) -> None:
+        counts = np.arange(len(self._table), max(2 * len(self._table), tokens + 1, _LEAST_COUNTS))
+        block = np.zeros((len(counts), len(LAYERS)), dtype=np.int64)
+        for layer in LAYERS:
+            if layer != "attn":
+                block[:, DURATION_SLOT[layer]] = self._latency.layer_ns(layer, counts)
+        self._table = np.concatenate([self._table, block])

@@ -58,7 +58,7 @@ def _check_instance(file: Path, workload: Sequence[RequestSpec], spec: InstanceS
             )
         # without chunks a preempted request is recomputed at its full length in one iteration
         whole = longest if spec.role is not Role.PREFILL else request.input_tokens
-        if not settings.enable_chunked_prefill and whole > settings.max_num_batched_tokens:
+        if not settings.enable_chunked_prefill and whole > settings.token_budget:
             raise InputError(
                 file,
                 f"request {request.request_id}: input_toks",

@@ -31,7 +31,7 @@ DIMENSIONS = st.lists(
 
 
 @given(DIMENSIONS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_network_is_read_back_equal(tmp_path_factory, dimensions):
     topology, npus, bandwidth, latency = map(tuple, zip(*dimensions, strict=True))
     config = NetworkConfig(topology=topology, npus_count=npus, bandwidth_gbps=bandwidth, latency_ns=latency)

@@ -83,7 +83,7 @@ def resolved(graphs, durations_ns, sizes):
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @given(workloads())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_written_graphs_are_read_back_exactly(dialect, workload):
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder) / "trace"

@@ -67,7 +67,7 @@ def simulate(workload) -> tuple[list[Completion], Engine]:
 
 
 @given(workloads())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_everything_finishes_in_order_and_nothing_is_left(workload):
     completions, target = simulate(workload)
     times = [done.finish_ns for done in completions]
@@ -82,7 +82,7 @@ def test_everything_finishes_in_order_and_nothing_is_left(workload):
 
 
 @given(workloads())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_bytes_are_conserved(workload):
     _, target = simulate(workload)
     expected_p2p = expected_collective = 0
@@ -100,7 +100,7 @@ def test_bytes_are_conserved(workload):
 
 
 @given(workloads())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_same_input_gives_the_same_completions(workload):
     first, one = simulate(workload)
     second, two = simulate(workload)
@@ -110,7 +110,7 @@ def test_the_same_input_gives_the_same_completions(workload):
 
 
 @given(submissions(), st.integers(1, 3000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_stopping_on_the_way_changes_nothing(submission, step):
     graphs, duration, size, message, _ = submission
     target = engine(NPUS, "Ring", preferred_dataset_splits=2)

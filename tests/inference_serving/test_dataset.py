@@ -182,7 +182,7 @@ values = st.recursive(
 fields = [*GOOD, "input_tok_ids", "output_tok_ids", "priority", "sub_requests"]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(fields), values))
 def test_any_line_is_either_a_valid_request_or_an_input_error(tmp_path_factory, change):
     file = write(tmp_path_factory.getbasetemp(), {**GOOD, **change})

@@ -97,7 +97,7 @@ def check_invariants(simulation: Simulation, workload) -> None:
     assert simulation.counters.tickets_active == 0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(kinds, lengths, schedulers, st.integers(0, 40_000), st.sampled_from(["RR", "RAND", "LOAD"]))
 def test_invariants_hold_with_plenty_of_kv(npus, pairs, scheduler, gap_ns, routing):
     cluster, config = build(npus, 100_000, scheduler, routing)
@@ -109,7 +109,7 @@ def test_invariants_hold_with_plenty_of_kv(npus, pairs, scheduler, gap_ns, routi
     assert sum(one.scheduler.preemptions for one in simulation.instances.values()) == 0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(kinds, lengths, schedulers, st.integers(0, 40_000))
 def test_invariants_hold_when_kv_blocks_are_short(npus, pairs, scheduler, gap_ns):
     longest = max(p + o for p, o in pairs)
@@ -119,7 +119,7 @@ def test_invariants_hold_when_kv_blocks_are_short(npus, pairs, scheduler, gap_ns
     check_invariants(simulation, workload)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kinds, lengths, schedulers, st.booleans())
 def test_disaggregation_sends_the_k_and_v_of_every_prompt_once(npus, pairs, scheduler, short_of_kv):
     longest = max(p + o for p, o in pairs)
@@ -129,7 +129,7 @@ def test_disaggregation_sends_the_k_and_v_of_every_prompt_once(npus, pairs, sche
     assert simulation.counters.p2p_bytes == KV_BYTES_PER_TOKEN * sum(r.prompt_tokens for r in moved)  # INV-5
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(kinds, lengths, schedulers)
 def test_same_seed_same_bytes(npus, pairs, scheduler):
     texts = []
