@@ -61,7 +61,9 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-batch", "--max-num-seqs", type=int, default=0, help="sequences per batch, 0 = no limit"
     )
-    group.add_argument("--max-num-batched-tokens", type=int, default=2048, help="tokens per iteration, 0 = no limit")
+    group.add_argument(
+        "--max-num-batched-tokens", type=int, default=2048, help="tokens per iteration, 0 = no limit"
+    )
     group.add_argument("--block-size", type=int, default=16, help="tokens per KV block")
     group.add_argument("--scheduling-policy", choices=policy_names(), default="fcfs", help="who goes first")
     group.add_argument(
