@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 import numpy as np
@@ -21,16 +21,20 @@ class SystemSpec:
     endpoint_delay_ns: int
     active_chunks: int
     splits: int
+    queues_per_dimension: int
+    rendezvous: bool
     local_bandwidth_aware: bool
     local_mem_bw_gbps: float
     peak_tflops: float
     roofline: bool
     replay_only: bool
-    all_reduce: list[str]
-    all_gather: list[str]
-    reduce_scatter: list[str]
-    all_to_all: list[str]
+    algorithms: Sequence[Sequence[str]]
+    custom_of_kind: Sequence[int]
+    custom_of_node: Mapping[int, int]
     def __init__(self) -> None: ...
+
+class CustomSpec:
+    def __init__(self, graphs: Sequence[Graph], durations_ns: Sequence[int], sizes: Sequence[int]) -> None: ...
 
 class Template: ...
 
@@ -41,6 +45,7 @@ class Simulation:
         dimensions: Sequence[Dimension],
         system: SystemSpec,
         memories: Sequence[MemorySpec],
+        customs: Sequence[CustomSpec],
     ) -> None: ...
     def compile(self, graphs: Sequence[Graph]) -> Template: ...
     def submit(

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from astra_sim.comm_groups import CommGroups, read_comm_groups
-from astra_sim.engine import Engine
+from astra_sim.custom_collectives import read_custom_collectives
+from astra_sim.engine import Engine, EngineOptions
 from astra_sim.et_graphs import read_graphs
 from astra_sim.graph import CollectiveKind, Graph, Node, NodeKind
 from astra_sim.input_error import InputError
@@ -17,10 +18,7 @@ from astra_sim.report import Report
 from astra_sim.system_config import SystemConfig, read_system
 
 _STALL_LINES = 20
-
-
-class NotSupportedError(ValueError):
-    """A feature of ASTRA-Sim that this engine does not have."""
+_MOST_QUEUES = 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,13 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
-    except (InputError, NotSupportedError, ValueError) as error:
+    except (InputError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _run(options: argparse.Namespace) -> int:
-    _check_supported(options)
     network = read_network(options.network_configuration)
     system = _scaled(read_system(options.system_configuration), options.injection_scale)
     memory_file = options.remote_memory_configuration
@@ -46,7 +43,13 @@ def _run(options: argparse.Namespace) -> int:
         options.et_dialect,
     )
     _check_time_zero(graphs, system)
-    engine = Engine(network, system, memories)
+    engine = Engine(
+        network,
+        system,
+        memories,
+        EngineOptions(options.network_backend, options.num_queues_per_dim, options.rendezvous_protocol),
+        read_custom_collectives(system, options.system_configuration, network.npu_total),
+    )
     if any(graph.nodes for graph in graphs):
         template = engine.compile(graphs)
         engine.submit(template, range(network.npu_total), durations_ns, sizes, 0)
@@ -67,19 +70,6 @@ def _report_stall(engine: Engine) -> int:
     if len(lines) > len(waiting[:_STALL_LINES]):
         print(f"  and {len(lines) - len(waiting[:_STALL_LINES])} more", file=sys.stderr)
     return 2
-
-
-def _check_supported(options: argparse.Namespace) -> None:
-    if options.network_backend != "unaware":
-        raise NotSupportedError(
-            f"--network-backend: not supported yet: {options.network_backend!r}; use 'unaware'"
-        )
-    if options.num_queues_per_dim != 1:
-        raise NotSupportedError(
-            f"--num-queues-per-dim: not supported yet: {options.num_queues_per_dim}; use 1"
-        )
-    if options.rendezvous_protocol:
-        raise NotSupportedError("--rendezvous-protocol: not supported yet: true; use false")
 
 
 def _scaled(system: SystemConfig, scale: float) -> SystemConfig:
@@ -133,6 +123,12 @@ def _boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= _MOST_QUEUES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST_QUEUES}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m astra_sim",
@@ -172,10 +168,14 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
         "--network-backend",
         choices=("unaware", "aware"),
         default="unaware",
-        help="congestion model (default: %(default)s; aware is not supported yet)",
+        help="congestion model (default: %(default)s)",
     )
     model.add_argument(
-        "--num-queues-per-dim", type=int, default=1, metavar="N", help="only 1 is supported yet (default: 1)"
+        "--num-queues-per-dim",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="queues for the streams of collectives (default: 1)",
     )
     model.add_argument(
         "--injection-scale",
@@ -189,7 +189,7 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
         type=_boolean,
         default=False,
         metavar="BOOL",
-        help="only false is supported yet (default)",
+        help="messages wait for their receive (default: false)",
     )
     for name in ("comm-scale", "compute-scale"):
         model.add_argument(f"--{name}", type=float, metavar="X", help="accepted, no effect, as in ASTRA-Sim")

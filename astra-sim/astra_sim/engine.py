@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from astra_sim import _engine
 from astra_sim._engine import Template
+from astra_sim.custom_collectives import CONFIGURABLE, CustomCollectives
 from astra_sim.graph import Completion, Graph
 from astra_sim.memory_config import MemoryConfig
 from astra_sim.network_config import NetworkConfig
@@ -48,6 +50,18 @@ class EngineCounters(NamedTuple):
     tickets_active: int
 
 
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What ASTRA-Sim's users say on the command line rather than in a file."""
+
+    backend: str = "unaware"
+    """Network model: ``unaware`` or ``aware`` of congestion."""
+    queues_per_dim: int = 1
+    """Queues of each NPU and dimension, for the streams of collectives."""
+    rendezvous: bool = False
+    """Messages wait until their receive has been posted."""
+
+
 class Engine:
     """One discrete-event simulation: a clock in ns, a network, memories, and NPUs that execute graphs.
 
@@ -65,11 +79,16 @@ class Engine:
         network: NetworkConfig,
         system: SystemConfig,
         memories: Sequence[MemoryConfig] = (),
-        backend: str = "unaware",
+        options: EngineOptions = EngineOptions(),
+        customs: CustomCollectives = CustomCollectives(),
     ) -> None:
         self._npu_count = network.npu_total
         self._simulation = _engine.Simulation(
-            backend, _dimensions(network), _system(system), [_memory(m, network.npu_total) for m in memories]
+            options.backend,
+            _dimensions(network),
+            _system(system, options, customs),
+            [_memory(memory, network.npu_total) for memory in memories],
+            [_engine.CustomSpec(one.graphs, one.durations_ns, one.sizes) for one in customs.collectives],
         )
 
     @property
@@ -159,20 +178,26 @@ def _dimensions(network: NetworkConfig) -> list[_engine.Dimension]:
     ]
 
 
-def _system(config: SystemConfig) -> _engine.SystemSpec:
+def _system(
+    config: SystemConfig, options: EngineOptions, customs: CustomCollectives
+) -> _engine.SystemSpec:
     spec = _engine.SystemSpec()
     spec.endpoint_delay_ns = config.endpoint_delay_ns
     spec.active_chunks = config.active_chunks_per_dimension
     spec.splits = config.preferred_dataset_splits
+    spec.queues_per_dimension = options.queues_per_dim
+    spec.rendezvous = options.rendezvous
     spec.local_bandwidth_aware = config.collective_optimization == "localBWAware"
     spec.local_mem_bw_gbps = config.local_mem_bw_gbps or 0.0
     spec.peak_tflops = config.peak_perf_tflops or 0.0
     spec.roofline = config.roofline_enabled
     spec.replay_only = config.replay_only
-    spec.all_reduce = list(config.all_reduce)
-    spec.all_gather = list(config.all_gather)
-    spec.reduce_scatter = list(config.reduce_scatter)
-    spec.all_to_all = list(config.all_to_all)
+    spec.algorithms = [
+        list(names)
+        for names in (config.all_reduce, config.all_gather, config.reduce_scatter, config.all_to_all)
+    ]
+    spec.custom_of_kind = [customs.of_kind.get(kind, -1) for kind in CONFIGURABLE]
+    spec.custom_of_node = dict(customs.of_node)
     return spec
 
 

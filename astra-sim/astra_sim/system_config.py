@@ -13,16 +13,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from astra_sim.input_error import InputError, read_json_object, validated
 
 _ALGORITHM = re.compile(
-    r"ring|direct\d*|halvingDoubling|doubleBinaryTree|oneRing|oneDirect\d*|oneHalvingDoubling"
+    r"ring|direct([1-9]\d*)?|halvingDoubling|doubleBinaryTree|oneRing|oneDirect([1-9]\d*)?|oneHalvingDoubling"
 )
 
 
 def _known_algorithm(name: str) -> str:
     if not _ALGORITHM.fullmatch(name):
-        raise ValueError(f"{name!r} is not a collective algorithm of ASTRA-Sim; use 'ring'")
+        raise ValueError(
+            f"{name!r} is not a collective algorithm; use ring, direct, direct with a window (direct4), "
+            "halvingDoubling, doubleBinaryTree, oneRing, oneDirect or oneHalvingDoubling"
+        )
     return name
 
 
+_Prefix = Annotated[tuple[str, ...], Field(max_length=1)]
 _Algorithms = Annotated[tuple[Annotated[str, AfterValidator(_known_algorithm)], ...], Field(min_length=1)]
 
 _REQUIRED = ("scheduling-policy", "preferred-dataset-splits")
@@ -37,15 +41,10 @@ _NO_EFFECT = (
     "G",
     "local-reduction-delay",
 )
-_NOT_SUPPORTED = (
-    "model-shared-bus",
-    "track-local-mem",
-    "all-reduce-implementation-custom",
-    "all-gather-implementation-custom",
-    "reduce-scatter-implementation-custom",
-    "all-to-all-implementation-custom",
-    "per-node-custom-implementation",
-)
+_NOT_SUPPORTED = {
+    "model-shared-bus": "the shared bus; set endpoint-delay instead",
+    "track-local-mem": "tracking of local memory",
+}
 
 _KEY_OF_FIELD = {
     "scheduling_policy": "scheduling-policy",
@@ -56,6 +55,11 @@ _KEY_OF_FIELD = {
     "all_gather": "all-gather-implementation",
     "reduce_scatter": "reduce-scatter-implementation",
     "all_to_all": "all-to-all-implementation",
+    "all_reduce_custom": "all-reduce-implementation-custom",
+    "all_gather_custom": "all-gather-implementation-custom",
+    "reduce_scatter_custom": "reduce-scatter-implementation-custom",
+    "all_to_all_custom": "all-to-all-implementation-custom",
+    "per_node_custom": "per-node-custom-implementation",
     "collective_optimization": "collective-optimization",
     "local_mem_bw_gbps": "local-mem-bw",
     "peak_perf_tflops": "peak-perf",
@@ -67,8 +71,9 @@ _KEY_OF_FIELD = {
 class SystemConfig(BaseModel):
     """How the NPUs work; field names are those of system.json with units added.
 
-    The algorithm lists have one entry per dimension of the network. Names other than ``ring`` are refused
-    when a graph uses them.
+    The algorithm lists have one entry per dimension of the network, or a single ``one...`` for all NPUs as one
+    dimension. A custom implementation is the prefix of trace files, one per rank; ``per_node_custom`` is a YAML
+    file of ``node id: prefix``.
     """
 
     model_config = ConfigDict(
@@ -88,6 +93,11 @@ class SystemConfig(BaseModel):
     all_gather: _Algorithms = ("ring",)
     reduce_scatter: _Algorithms = ("ring",)
     all_to_all: _Algorithms = ("ring",)
+    all_reduce_custom: _Prefix = ()
+    all_gather_custom: _Prefix = ()
+    reduce_scatter_custom: _Prefix = ()
+    all_to_all_custom: _Prefix = ()
+    per_node_custom: str | None = None
     collective_optimization: Literal["baseline", "localBWAware"] = "baseline"
     local_mem_bw_gbps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     peak_perf_tflops: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -110,9 +120,9 @@ def read_system(path: str | Path) -> SystemConfig:
     for key in _REQUIRED:
         if key not in data:
             raise InputError(path, key, "this field is required")
-    for key in _NOT_SUPPORTED:
+    for key, what in _NOT_SUPPORTED.items():
         if data.get(key):
-            raise InputError(path, key, f"not supported yet: {key}; remove the key")
+            raise InputError(path, key, f"{data[key]}: not supported: {what}; remove the key")
     for key in data:
         _check_spelling(path, key)
     return validated(SystemConfig, data, path)
@@ -121,6 +131,7 @@ def read_system(path: str | Path) -> SystemConfig:
 def write_system(path: str | Path, config: SystemConfig) -> None:
     """Write a system.json that ASTRA-Sim reads."""
     data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    data = {key: value for key, value in data.items() if value != []}
     for key in ("roofline-enabled", "replay-only"):
         data[key] = int(data[key])
     Path(path).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,8 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -75,15 +77,24 @@ void bind_specs(nb::module_& module) {
       .def_rw("endpoint_delay_ns", &SystemSpec::endpoint_delay_ns)
       .def_rw("active_chunks", &SystemSpec::active_chunks)
       .def_rw("splits", &SystemSpec::splits)
+      .def_rw("queues_per_dimension", &SystemSpec::queues_per_dimension)
+      .def_rw("rendezvous", &SystemSpec::rendezvous)
       .def_rw("local_bandwidth_aware", &SystemSpec::local_bandwidth_aware)
       .def_rw("local_mem_bw_gbps", &SystemSpec::local_mem_bw_gbps)
       .def_rw("peak_tflops", &SystemSpec::peak_tflops)
       .def_rw("roofline", &SystemSpec::roofline)
       .def_rw("replay_only", &SystemSpec::replay_only)
-      .def_rw("all_reduce", &SystemSpec::all_reduce)
-      .def_rw("all_gather", &SystemSpec::all_gather)
-      .def_rw("reduce_scatter", &SystemSpec::reduce_scatter)
-      .def_rw("all_to_all", &SystemSpec::all_to_all);
+      .def_rw("algorithms", &SystemSpec::algorithms)
+      .def_rw("custom_of_kind", &SystemSpec::custom_of_kind)
+      .def_rw("custom_of_node", &SystemSpec::custom_of_node);
+  nb::class_<CustomSpec>(module, "CustomSpec")
+      .def(
+          "__init__",
+          [](CustomSpec* self, nb::sequence graphs, std::vector<Time> durations_ns,
+             std::vector<Bytes> sizes) {
+            new (self) CustomSpec{read_graphs(std::move(graphs)), std::move(durations_ns), std::move(sizes)};
+          },
+          "graphs"_a, "durations_ns"_a, "sizes"_a);
 }
 
 void bind_simulation(nb::module_& module) {
@@ -92,11 +103,11 @@ void bind_simulation(nb::module_& module) {
       .def(
           "__init__",
           [](Simulation* self, std::string backend, std::vector<Dimension> dimensions, SystemSpec system,
-             std::vector<MemorySpec> memories) {
-            new (self) Simulation(
-                {std::move(backend), std::move(dimensions), std::move(system), std::move(memories)});
+             std::vector<MemorySpec> memories, std::vector<CustomSpec> customs) {
+            new (self) Simulation({std::move(backend), std::move(dimensions), std::move(system),
+                                   std::move(memories), std::move(customs)});
           },
-          "backend"_a, "dimensions"_a, "system"_a, "memories"_a)
+          "backend"_a, "dimensions"_a, "system"_a, "memories"_a, "customs"_a)
       .def(
           "compile",
           [](const Simulation& self, nb::sequence graphs) {

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "system/custom_collective.h"
 #include "workload/template_builder.h"
 
 namespace astra {
@@ -25,12 +26,31 @@ Simulation::Simulation(SimulationSpec spec)
       topology_(std::move(spec.dimensions)),
       clocks_(make_clocks(topology_.npus(), queue_)),
       network_(make_network(spec.network_backend, topology_, queue_)),
-      mailbox_(*network_, queue_),
+      mailbox_(*network_, queue_, system_.rendezvous),
       collectives_(system_, topology_, queue_, clocks_, mailbox_),
       workload_(system_, {queue_, clocks_, mailbox_, collectives_, memories_}) {
   for (const MemorySpec& memory : spec.memories) {
     memories_.push_back(make_memory(memory, queue_, clocks_));
     memory_exists_.push_back(memories_.back() != nullptr);
+  }
+  add_customs(std::move(spec.customs));
+}
+
+// Compute nodes of a custom collective take their durations, whatever the system says of others.
+void Simulation::add_customs(std::vector<CustomSpec> customs) {
+  SystemSpec system;
+  for (std::size_t i = 0; i < customs.size(); ++i) {
+    CustomSpec& custom = customs[i];
+    try {
+      auto graphs = TemplateBuilder({topology_, system, collectives_.planner(), {}}).build(custom.graphs);
+      require(custom.durations_ns.size() >= static_cast<std::size_t>(graphs->durations_needed) &&
+                  custom.sizes.size() >= static_cast<std::size_t>(graphs->sizes_needed),
+              "a slot has no number");
+      collectives_.add_custom(std::make_unique<CustomCollective>(
+          std::move(graphs), std::move(custom.durations_ns), std::move(custom.sizes)));
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument("custom collective " + std::to_string(i) + ": " + error.what());
+    }
   }
 }
 

@@ -14,12 +14,20 @@
 
 namespace astra {
 
+/// A custom collective as described by the caller: a graph per rank, and the numbers of their slots.
+struct CustomSpec {
+  std::vector<std::vector<NodeSpec>> graphs;
+  std::vector<Time> durations_ns;
+  std::vector<Bytes> sizes;
+};
+
 /// Everything a simulation is built from.
 struct SimulationSpec {
   std::string network_backend = "unaware";
   std::vector<Dimension> dimensions;
   SystemSpec system;
   std::vector<MemorySpec> memories;
+  std::vector<CustomSpec> customs;  ///< numbered as in system.custom_of_kind and custom_of_node
 };
 
 /// One simulation: the clock, the network, the memories, the NPUs and the graphs they execute.
@@ -56,6 +64,7 @@ class Simulation {
   [[nodiscard]] std::uint64_t events() const;
 
  private:
+  void add_customs(std::vector<CustomSpec> customs);
   void check_fit(const GraphTemplate& structure, std::span<const NpuId> npus,
                  std::span<const Time> durations_ns, std::span<const Bytes> sizes, Time at) const;
   void check_all_gathers(const GraphTemplate& structure, std::span<const Bytes> sizes) const;

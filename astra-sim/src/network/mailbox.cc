@@ -3,6 +3,8 @@
 namespace astra {
 namespace {
 
+constexpr Bytes kControlBytes = 8192;
+
 constexpr std::uint64_t mix(std::uint64_t value) {
   value *= 0x9E3779B97F4A7C15ULL;
   return value ^ (value >> 29);
@@ -10,21 +12,79 @@ constexpr std::uint64_t mix(std::uint64_t value) {
 
 }  // namespace
 
-Mailbox::Mailbox(Network& network, EventQueue& queue)
-    : network_(network), queue_(queue), buckets_(64, kNone) {}
+Mailbox::Mailbox(Network& network, EventQueue& queue, bool rendezvous)
+    : network_(network), queue_(queue), rendezvous_(rendezvous), buckets_(64, kNone) {}
 
 void Mailbox::send(const MessageKey& key, Callback sent) {
-  const std::uint32_t flight = flights_.take();
-  flights_[flight] = {key, sent, false, kNone};
-  launch(flight);
+  if (rendezvous_) {
+    defer({key, sent, true, false});
+  } else {
+    transmit(key, sent, false);
+  }
 }
 
 void Mailbox::send_through_copy_lane(const MessageKey& key, Callback sent) {
+  if (rendezvous_) {
+    defer({key, sent, true, true});
+  } else {
+    transmit(key, sent, true);
+  }
+}
+
+void Mailbox::receive(const MessageKey& key, Callback received) {
+  if (rendezvous_) {
+    defer({key, received, false, false});
+  } else {
+    post(key, received);
+  }
+}
+
+void Mailbox::handle(std::uint64_t argument) {
+  const auto index = static_cast<std::uint32_t>(argument >> 1);
+  if ((argument & 1) != 0) {
+    meet(index);
+  } else {
+    land(index);
+  }
+}
+
+// The receiver sends control bytes; the sender waits for them.
+void Mailbox::defer(const Deferred& what) {
+  const std::uint32_t index = deferred_.take();
+  deferred_[index] = what;
+  MessageKey control = what.key;
+  control.control = true;
+  control.source = what.key.destination;
+  control.destination = what.key.source;
+  control.bytes = kControlBytes;
+  const Callback ready{this, pack(index, true)};
+  if (what.sends) {
+    post(control, ready);
+  } else {
+    transmit(control, ready, false);
+  }
+}
+
+void Mailbox::meet(std::uint32_t index) {
+  const Deferred what = deferred_[index];
+  deferred_.give_back(index);
+  if (what.sends) {
+    transmit(what.key, what.done, what.copy_lane);
+  } else {
+    post(what.key, what.done);
+  }
+}
+
+void Mailbox::transmit(const MessageKey& key, Callback sent, bool copy_lane) {
   const std::uint32_t flight = flights_.take();
-  flights_[flight] = {key, sent, true, kNone};
+  flights_[flight] = {key, sent, copy_lane, kNone};
+  if (!copy_lane) {
+    launch(flight);
+    return;
+  }
   const auto destination = static_cast<std::size_t>(key.destination);
   if (destination >= lanes_.size()) lanes_.resize(destination + 1);
-  Lane& lane = lanes_[destination];
+  CopyLane& lane = lanes_[destination];
   if (lane.first == kNone) {
     lane = {flight, flight};
     launch(flight);
@@ -34,7 +94,7 @@ void Mailbox::send_through_copy_lane(const MessageKey& key, Callback sent) {
   }
 }
 
-void Mailbox::receive(const MessageKey& key, Callback received) {
+void Mailbox::post(const MessageKey& key, Callback received) {
   Callback unused;
   if (take(key, true, unused)) {
     queue_.schedule(queue_.now(), received);
@@ -43,8 +103,8 @@ void Mailbox::receive(const MessageKey& key, Callback received) {
   }
 }
 
-void Mailbox::handle(std::uint64_t argument) {
-  const auto index = static_cast<std::uint32_t>(argument);
+// The sender's callback first, then the receiver's.
+void Mailbox::land(std::uint32_t index) {
   const Flight flight = flights_[index];
   if (flight.copy_lane) free_lane(flight.key.destination);
   flights_.give_back(index);
@@ -56,11 +116,11 @@ void Mailbox::handle(std::uint64_t argument) {
 
 void Mailbox::launch(std::uint32_t flight) {
   const MessageKey& key = flights_[flight].key;
-  network_.send(key.source, key.destination, key.bytes, {this, flight});
+  network_.send(key.source, key.destination, key.bytes, {this, pack(flight, false)});
 }
 
 void Mailbox::free_lane(NpuId destination) {
-  Lane& lane = lanes_[static_cast<std::size_t>(destination)];
+  CopyLane& lane = lanes_[static_cast<std::size_t>(destination)];
   lane.first = flights_[lane.first].next;
   if (lane.first != kNone) launch(lane.first);
 }
@@ -96,7 +156,8 @@ std::vector<Mailbox::PostedReceive> Mailbox::posted() const {
 std::size_t Mailbox::bucket(const MessageKey& key) const {
   const auto ends = static_cast<std::uint64_t>(static_cast<std::uint32_t>(key.source)) << 32 |
                     static_cast<std::uint32_t>(key.destination);
-  std::uint64_t hash = mix(key.tag + (static_cast<std::uint64_t>(key.channel) << 40));
+  std::uint64_t hash =
+      mix(key.tag + (static_cast<std::uint64_t>(key.channel) << 40) + (key.control ? 1ULL << 39 : 0));
   hash = mix(hash ^ ends);
   hash = mix(hash ^ key.ticket);
   hash = mix(hash ^ static_cast<std::uint64_t>(key.bytes));

@@ -14,6 +14,7 @@ struct MessageKey {
   TicketNumber ticket = 0;
   std::uint64_t tag = 0;      ///< trace tag, or number of a collective's stream
   std::uint32_t channel = 0;  ///< keeps point-to-point, system-wide and group messages apart
+  bool control = false;       ///< the "ready to receive" of a rendezvous, from receiver to sender
   NpuId source = 0;
   NpuId destination = 0;
   Bytes bytes = 0;
@@ -22,6 +23,9 @@ struct MessageKey {
 };
 
 /// Brings sends and receives together on top of a Network.
+///
+/// With rendezvous a message waits for its receiver: posting a receive sends 8192 control bytes to the
+/// sender, the receive counts as posted when these have landed, and then the sender's data starts.
 class Mailbox final : public EventHandler {
  public:
   /// A receive that no message has met yet.
@@ -31,7 +35,7 @@ class Mailbox final : public EventHandler {
   };
 
   /// Make the mailbox of all NPUs; network and queue must outlive it.
-  Mailbox(Network& network, EventQueue& queue);
+  Mailbox(Network& network, EventQueue& queue, bool rendezvous);
 
   /// Send a message now. When it has landed `sent` is woken, then the receive it meets, if there is one.
   void send(const MessageKey& key, Callback sent);
@@ -48,7 +52,7 @@ class Mailbox final : public EventHandler {
   /// The receives still waiting for their message.
   [[nodiscard]] std::vector<PostedReceive> posted() const;
 
-  /// A message has landed; called by the network.
+  /// A message has landed (called by the network), or one side of a rendezvous is ready.
   void handle(std::uint64_t argument) override;
 
  private:
@@ -65,11 +69,29 @@ class Mailbox final : public EventHandler {
     Callback received;  // without a handler: a landed message
     std::uint32_t next = kNone;
   };
-  struct Lane {
+  struct CopyLane {
     std::uint32_t first = kNone;  // the flight under way
     std::uint32_t last = kNone;
   };
 
+  /// A send or receive that waits for its rendezvous.
+  struct Deferred {
+    MessageKey key;
+    Callback done;
+    bool sends = false;
+    bool copy_lane = false;
+  };
+
+  // What an event means: the lowest bit tells a landed flight from a rendezvous.
+  static std::uint64_t pack(std::uint32_t handle, bool deferred) {
+    return std::uint64_t{handle} << 1 | (deferred ? 1U : 0U);
+  }
+
+  void transmit(const MessageKey& key, Callback sent, bool copy_lane);
+  void defer(const Deferred& what);
+  void meet(std::uint32_t deferred);
+  void land(std::uint32_t flight);
+  void post(const MessageKey& key, Callback received);
   void launch(std::uint32_t flight);
   void free_lane(NpuId destination);
   [[nodiscard]] std::size_t bucket(const MessageKey& key) const;
@@ -79,10 +101,12 @@ class Mailbox final : public EventHandler {
 
   Network& network_;
   EventQueue& queue_;
+  bool rendezvous_;
   Pool<Flight> flights_;
+  Pool<Deferred> deferred_;
   Pool<Entry> entries_;
   std::vector<std::uint32_t> buckets_;
-  std::vector<Lane> lanes_;
+  std::vector<CopyLane> lanes_;
   std::size_t landed_ = 0;
 };
 

@@ -1,5 +1,6 @@
 #include <stdexcept>
 
+#include "network/aware_network.h"
 #include "network/network.h"
 #include "network/unaware_network.h"
 
@@ -7,7 +8,8 @@ namespace astra {
 
 std::unique_ptr<Network> make_network(const std::string& name, const Topology& topology, EventQueue& queue) {
   if (name == "unaware") return std::make_unique<UnawareNetwork>(topology, queue);
-  throw std::invalid_argument("not supported yet: network backend '" + name + "'; use 'unaware'");
+  if (name == "aware") return std::make_unique<AwareNetwork>(topology, queue);
+  throw std::invalid_argument("'" + name + "' is not a network backend; use 'unaware' or 'aware'");
 }
 
 }  // namespace astra

@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "network/units.h"
+
 namespace astra {
 namespace {
-
-constexpr double kBytesPerGb = 1024.0 * 1024.0 * 1024.0;
-constexpr double kNsPerSecond = 1e9;
 
 int hops(const Dimension& dimension, std::int32_t from, std::int32_t to) {
   switch (dimension.wiring) {
@@ -28,7 +27,7 @@ int hops(const Dimension& dimension, std::int32_t from, std::int32_t to) {
 UnawareNetwork::UnawareNetwork(const Topology& topology, EventQueue& queue)
     : topology_(topology), queue_(queue) {
   for (const Dimension& dimension : topology.dimensions()) {
-    bytes_per_ns_.push_back(dimension.bandwidth_gbps * kBytesPerGb / kNsPerSecond);
+    bytes_per_ns_.push_back(bytes_per_ns(dimension.bandwidth_gbps));
   }
 }
 

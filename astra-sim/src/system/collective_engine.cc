@@ -20,6 +20,7 @@ class CollectiveEngine::Context final : public StreamContext {
         phase_(collective_.plan.phases[stream_.phase]) {}
 
   [[nodiscard]] const Phase& phase() const override { return phase_; }
+  [[nodiscard]] const Lane& lane() const override { return stream_.lanes[stream_.phase]; }
   [[nodiscard]] Progress& progress() override { return stream_.progress; }
 
   void start_bus_trip(Bytes reduced) override {
@@ -29,7 +30,7 @@ class CollectiveEngine::Context final : public StreamContext {
       const double rate = engine_.system_.local_mem_bw_gbps * kBytesPerGb;
       stream_.reduction_ns = 3 * static_cast<Time>(static_cast<double>(reduced) / rate * kNsPerSecond);
     }
-    wake_in(phase_.step_ns, what);
+    wake_in(phase_.step_ns, pack(handle_, what));
   }
 
   void send(NpuId destination, Bytes bytes) override {
@@ -42,25 +43,56 @@ class CollectiveEngine::Context final : public StreamContext {
                              {&engine_, pack(handle_, What::kMessage)});
   }
 
+  void send_node(NpuId destination, Bytes bytes, std::uint64_t tag, std::uint32_t node) override {
+    engine_.bytes_sent_ += bytes;
+    engine_.mailbox_.send(node_key(npu(), destination, bytes, tag),
+                          {&engine_, pack(handle_, What::kNode, node)});
+  }
+
+  void receive_node(NpuId source, Bytes bytes, std::uint64_t tag, std::uint32_t node) override {
+    engine_.mailbox_.receive(node_key(source, npu(), bytes, tag),
+                             {&engine_, pack(handle_, What::kNode, node)});
+  }
+
+  void compute_node(Time duration_ns, std::uint32_t node) override {
+    wake_in(duration_ns, pack(handle_, What::kNode, node));
+  }
+
   void finish_phase() override { engine_.finish_phase(handle_); }
 
   /// Call the algorithm for what has happened to the stream.
-  void advance(What what) {
-    if (what == What::kBusTripThenReduction) {
-      wake_in(stream_.reduction_ns, What::kReduction);
-    } else if (what == What::kMessage) {
-      phase_.algorithm->on_message(*this);
-    } else {
-      phase_.algorithm->on_bus_trip_end(*this);
+  void advance(What what, std::uint32_t node) {
+    switch (what) {
+      case What::kBusTripThenReduction:
+        wake_in(stream_.reduction_ns, pack(handle_, What::kReduction));
+        break;
+      case What::kMessage:
+        phase_.algorithm->on_message(*this);
+        break;
+      case What::kNode:
+        phase_.algorithm->on_node_end(*this, node);
+        break;
+      default:
+        phase_.algorithm->on_bus_trip_end(*this);
     }
   }
 
  private:
   [[nodiscard]] NpuId npu() const { return collective_.request.npu; }
 
-  void wake_in(Time delay_ns, What what) {
+  void wake_in(Time delay_ns, std::uint64_t argument) {
     NpuClock& clock = *engine_.clocks_[static_cast<std::size_t>(npu())];
-    clock.schedule(engine_.queue_.now() + delay_ns, {&engine_, pack(handle_, what)});
+    clock.schedule(engine_.queue_.now() + delay_ns, {&engine_, argument});
+  }
+
+  // Messages of custom collectives and of the trace's own sends and receives may meet.
+  [[nodiscard]] MessageKey node_key(NpuId source, NpuId destination, Bytes bytes, std::uint64_t tag) const {
+    return {.ticket = collective_.request.ticket,
+            .tag = tag,
+            .channel = 0,
+            .source = source,
+            .destination = destination,
+            .bytes = bytes};
   }
 
   CollectiveEngine& engine_;
@@ -77,9 +109,10 @@ CollectiveEngine::CollectiveEngine(const SystemSpec& system, const Topology& top
       clocks_(clocks),
       mailbox_(mailbox),
       planner_(system, topology),
-      queues_per_npu_(static_cast<std::uint32_t>(topology.rank())),
-      running_limit_(system.active_chunks),
-      queues_(static_cast<std::size_t>(topology.npus()) * topology.rank()) {}
+      lanes_(topology.npus(), topology.rank(), system.queues_per_dimension),
+      queues_per_npu_(topology.rank() * static_cast<std::size_t>(system.queues_per_dimension)),
+      running_limit_((system.active_chunks + system.queues_per_dimension - 1) / system.queues_per_dimension),
+      queues_(static_cast<std::size_t>(topology.npus()) * queues_per_npu_) {}
 
 void CollectiveEngine::start(const CollectiveRequest& request) {
   const Handle handle = collectives_.take();
@@ -88,31 +121,32 @@ void CollectiveEngine::start(const CollectiveRequest& request) {
   planner_.plan(request, collective.plan);
   collective.streams_left = collective.plan.streams;
   for (std::int64_t made = 0; made < collective.plan.streams; ++made) {
-    const Handle stream = streams_.take();
-    streams_[stream] = {.collective = handle,
-                        .phase = 0,
-                        .number = (*request.next_stream)++,
-                        .progress = {},
-                        .reduction_ns = 0,
-                        .next = kNone};
-    enqueue(stream);
-    start_waiting(queue_of(request.npu, collective.plan.phases[0].queue));
+    const Handle number = streams_.take();
+    Stream& stream = streams_[number];
+    stream.collective = handle;
+    stream.phase = 0;
+    stream.number = (*request.next_stream)++;
+    for (std::size_t i = 0; i < collective.plan.phase_count; ++i) {
+      stream.lanes[i] = lanes_.next(request.npu, collective.plan.phases[i], request.kind);
+    }
+    enqueue(number);
+    start_waiting(queue_of(request.npu, stream));
   }
 }
 
 void CollectiveEngine::handle(std::uint64_t argument) {
-  Context(*this, static_cast<Handle>(argument >> 2)).advance(static_cast<What>(argument & 3));
+  Context(*this, stream_of(argument))
+      .advance(static_cast<What>(argument & 7), static_cast<std::uint32_t>(argument) >> 3);
 }
 
 Callback CollectiveEngine::owner_of(std::uint64_t receive_argument) const {
-  const Stream& stream = streams_[static_cast<Handle>(receive_argument >> 2)];
+  const Stream& stream = streams_[stream_of(receive_argument)];
   return collectives_[stream.collective].request.done;
 }
 
 void CollectiveEngine::enqueue(Handle handle) {
   Stream& stream = streams_[handle];
-  const Collective& collective = collectives_[stream.collective];
-  Queue& queue = queue_of(collective.request.npu, collective.plan.phases[stream.phase].queue);
+  Queue& queue = queue_of(collectives_[stream.collective].request.npu, stream);
   stream.next = kNone;
   if (queue.first == kNone) {
     queue.first = handle;
@@ -140,13 +174,13 @@ void CollectiveEngine::finish_phase(Handle handle) {
   Stream& stream = streams_[handle];
   Collective& collective = collectives_[stream.collective];
   const NpuId npu = collective.request.npu;
-  Queue& old_queue = queue_of(npu, collective.plan.phases[stream.phase].queue);
+  Queue& old_queue = queue_of(npu, stream);
   ++stream.phase;
   if (stream.phase < collective.plan.phase_count) {
     --old_queue.running;
     enqueue(handle);
     start_waiting(old_queue);
-    start_waiting(queue_of(npu, collective.plan.phases[stream.phase].queue));
+    start_waiting(queue_of(npu, stream));
     return;
   }
   if (--collective.streams_left == 0) {
@@ -159,8 +193,9 @@ void CollectiveEngine::finish_phase(Handle handle) {
   start_waiting(old_queue);
 }
 
-CollectiveEngine::Queue& CollectiveEngine::queue_of(NpuId npu, std::uint32_t queue) {
-  return queues_[static_cast<std::size_t>(npu) * queues_per_npu_ + queue];
+// The queue in which the stream waits or runs in its present phase.
+CollectiveEngine::Queue& CollectiveEngine::queue_of(NpuId npu, const Stream& stream) {
+  return queues_[static_cast<std::size_t>(npu) * queues_per_npu_ + stream.lanes[stream.phase].queue];
 }
 
 MessageKey CollectiveEngine::key(const Stream& stream, NpuId source, NpuId destination, Bytes bytes) const {

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "engine/npu_clock.h"
@@ -8,6 +11,7 @@
 #include "memory/memory.h"
 #include "network/mailbox.h"
 #include "system/collective_planner.h"
+#include "system/lane_allocator.h"
 
 namespace astra {
 
@@ -30,14 +34,17 @@ class CollectiveEngine final : public EventHandler {
   /// What a posted receive of a collective belongs to: the request's `done` callback.
   [[nodiscard]] Callback owner_of(std::uint64_t receive_argument) const;
 
-  /// The planner, for questions about live dimensions.
+  /// The planner, which checks collectives before they run.
   [[nodiscard]] const CollectivePlanner& planner() const { return planner_; }
+
+  /// Add a custom collective; its index is the number of those added before.
+  void add_custom(std::unique_ptr<Algorithm> algorithm) { planner_.add_custom(std::move(algorithm)); }
 
  private:
   using Handle = std::uint32_t;
   static constexpr Handle kNone = UINT32_MAX;
 
-  enum class What : std::uint8_t { kBusTrip, kBusTripThenReduction, kReduction, kMessage };
+  enum class What : std::uint8_t { kBusTrip, kBusTripThenReduction, kReduction, kMessage, kNode };
 
   struct Collective {
     CollectiveRequest request;
@@ -48,6 +55,7 @@ class CollectiveEngine final : public EventHandler {
     Handle collective = kNone;
     std::size_t phase = 0;
     std::uint64_t number = 0;
+    std::array<Lane, Plan::kMaxPhases> lanes;
     Progress progress;
     Time reduction_ns = 0;
     Handle next = kNone;  // in the queue of waiting streams
@@ -62,19 +70,22 @@ class CollectiveEngine final : public EventHandler {
   void enqueue(Handle stream);
   void start_waiting(Queue& queue);
   void finish_phase(Handle stream);
-  [[nodiscard]] Queue& queue_of(NpuId npu, std::uint32_t queue);
+  [[nodiscard]] Queue& queue_of(NpuId npu, const Stream& stream);
   [[nodiscard]] MessageKey key(const Stream& stream, NpuId source, NpuId destination, Bytes bytes) const;
 
-  static std::uint64_t pack(Handle stream, What what) {
-    return std::uint64_t{stream} << 2 | static_cast<std::uint64_t>(what);
+  // What has happened to which stream; `node` only with kNode.
+  static std::uint64_t pack(Handle stream, What what, std::uint32_t node = 0) {
+    return std::uint64_t{stream} << 32 | std::uint64_t{node} << 3 | static_cast<std::uint64_t>(what);
   }
+  static Handle stream_of(std::uint64_t argument) { return static_cast<Handle>(argument >> 32); }
 
   const SystemSpec& system_;
   EventQueue& queue_;
   NpuClocks& clocks_;
   Mailbox& mailbox_;
   CollectivePlanner planner_;
-  std::uint32_t queues_per_npu_;
+  LaneAllocator lanes_;
+  std::size_t queues_per_npu_;
   std::int32_t running_limit_;
   std::vector<Queue> queues_;
   Pool<Collective> collectives_;

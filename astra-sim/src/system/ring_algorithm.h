@@ -1,6 +1,6 @@
 #pragma once
 
-#include "system/algorithm.h"
+#include "system/stepwise_algorithm.h"
 
 namespace astra {
 
@@ -9,14 +9,14 @@ namespace astra {
 /// All-reduce 2(n-1) steps of D/n, reduce-scatter n-1 of D/n, all-gather n-1 of D, all-to-all n(n-1)/2 of
 /// D/n (modelled as relaying round the ring). Unaware cost of an all-reduce of one chunk:
 /// step + 2(n-1) * (message + step) + (n-1) * reduction.
-class RingAlgorithm final : public Algorithm {
- public:
-  void start(StreamContext& stream) const override;
-  void on_bus_trip_end(StreamContext& stream) const override;
-  void on_message(StreamContext& stream) const override;
-
- private:
-  static void prepare_next(StreamContext& stream);
+class RingAlgorithm final : public StepwiseAlgorithm {
+ protected:
+  [[nodiscard]] std::int32_t sends(const Phase& phase) const override;
+  [[nodiscard]] Step step(const Phase& phase, const Lane& lane, std::int32_t index) const override;
+  [[nodiscard]] Cycle cycle(const Phase& phase) const override;
 };
+
+/// Bytes of a message where all have the same: D for an all-gather, otherwise D/n.
+[[nodiscard]] Bytes share_bytes(const Phase& phase);
 
 }  // namespace astra

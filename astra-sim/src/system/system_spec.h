@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,23 @@ enum class CollectiveKind : std::uint8_t {
   kReduceScatter = 7
 };
 
+/// Number of collectives that can be configured: all but the replayed broadcast.
+inline constexpr std::size_t kCollectiveKinds = 4;
+
+/// Position of a configurable collective among the kCollectiveKinds.
+[[nodiscard]] constexpr std::size_t kind_index(CollectiveKind kind) {
+  switch (kind) {
+    case CollectiveKind::kAllGather:
+      return 1;
+    case CollectiveKind::kReduceScatter:
+      return 2;
+    case CollectiveKind::kAllToAll:
+      return 3;
+    default:
+      return 0;
+  }
+}
+
 /// Names of the algorithms of one collective, one per logical dimension.
 using AlgorithmNames = std::vector<std::string>;
 
@@ -32,23 +50,17 @@ struct SystemSpec {
   double peak_tflops = 0.0;            ///< 0: not configured
   bool roofline = false;               ///< compute nodes take their time from num_ops and tensor_size
   bool replay_only = false;            ///< every node takes its recorded duration
-  AlgorithmNames all_reduce;
-  AlgorithmNames all_gather;
-  AlgorithmNames reduce_scatter;
-  AlgorithmNames all_to_all;
+  std::int32_t queues_per_dimension = 1;
+  bool rendezvous = false;  ///< a message waits until its receive has been posted
+  std::array<AlgorithmNames, kCollectiveKinds> algorithms;
+  std::array<std::int32_t, kCollectiveKinds> custom_of_kind = {-1, -1, -1,
+                                                               -1};  ///< index of a custom collective
+  std::map<std::int64_t, std::int32_t> custom_of_node;               ///< by node id, before that of the kind
 
-  /// The algorithm names configured for a collective.
-  [[nodiscard]] const AlgorithmNames& algorithms(CollectiveKind kind) const {
-    switch (kind) {
-      case CollectiveKind::kAllGather:
-        return all_gather;
-      case CollectiveKind::kReduceScatter:
-        return reduce_scatter;
-      case CollectiveKind::kAllToAll:
-        return all_to_all;
-      default:
-        return all_reduce;
-    }
+  /// Index of the custom collective that a node runs; -1: a named algorithm.
+  [[nodiscard]] std::int32_t custom(CollectiveKind kind, std::int64_t node_id) const {
+    const auto found = custom_of_node.find(node_id);
+    return found != custom_of_node.end() ? found->second : custom_of_kind[kind_index(kind)];
   }
 };
 

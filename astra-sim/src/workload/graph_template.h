@@ -62,6 +62,7 @@ struct TemplateNode {
   std::int32_t peer = kAbsent;
   std::int32_t group = kAbsent;    ///< index of the template's groups; kAbsent: every NPU of the system
   std::int32_t position = 0;       ///< of this NPU in the group
+  std::int32_t custom = kAbsent;   ///< index of a custom collective; kAbsent: the configured algorithms
   std::uint32_t dimensions = ~0U;  ///< bit d: dimension d is involved
   std::uint32_t memory = 0;
   std::uint32_t part = 0;  ///< index of the template's parts

@@ -120,6 +120,7 @@ void Workload::issue_collective(const TemplateNode& node, const Ticket& ticket, 
   request.kind = node.collective;
   request.bytes = ticket.sizes[static_cast<std::size_t>(node.size_slot)];
   request.dimensions = node.dimensions;
+  request.custom = node.custom;
   request.ticket = ticket.number;
   request.done = done;
   std::size_t channel = 0;

@@ -164,26 +164,41 @@ void TemplateBuilder::pack_collective(const NodeSpec& spec, TemplateNode& node) 
   if (reduces && surroundings_.system.local_mem_bw_gbps <= 0) {
     fail(spec, "a reduction needs local-mem-bw in the system configuration");
   }
-  const Topology& topology = surroundings_.topology;
   if (spec.collective == CollectiveKind::kAllGather) note_all_gather(spec.size_slot);
   if (!spec.group.empty()) pack_group(spec, node);
+  node.custom = surroundings_.system.custom(spec.collective, spec.id);
+  if (node.group == kAbsent) {
+    template_->needs_all_npus = true;
+    if (spec.group.empty()) pack_dimensions(spec, node);
+  }
+  check_collective(spec, node);
+}
+
+void TemplateBuilder::pack_dimensions(const NodeSpec& spec, TemplateNode& node) const {
+  const std::vector<bool>& involved = spec.involved_dimensions;
+  if (involved.empty()) return;
+  const std::size_t dimensions = surroundings_.planner.logical_dimensions(spec.collective);
+  if (involved.size() < dimensions) {
+    fail(spec, "involved_dim has " + std::to_string(involved.size()) + " entries; give one for each of the " +
+                   std::to_string(dimensions) + " dimensions");
+  }
+  node.dimensions = 0;
+  for (std::size_t d = 0; d < dimensions; ++d) {
+    if (involved[d]) node.dimensions |= 1U << d;
+  }
+}
+
+void TemplateBuilder::check_collective(const NodeSpec& spec, const TemplateNode& node) const {
+  CollectiveRequest request;
+  request.kind = spec.collective;
+  request.dimensions = node.dimensions;
+  request.custom = node.custom;
+  request.in_group = node.group != kAbsent;
+  if (request.in_group) request.group.count = static_cast<std::int32_t>(spec.group.size());
   try {
-    surroundings_.planner.check_algorithms(spec.collective, node.group != kAbsent);
+    surroundings_.planner.check(request);
   } catch (const std::invalid_argument& error) {
     fail(spec, error.what());
-  }
-  if (node.group != kAbsent) return;
-  template_->needs_all_npus = true;
-  if (spec.group.empty() && !spec.involved_dimensions.empty()) {
-    if (spec.involved_dimensions.size() < topology.rank())
-      fail(spec, "involved_dim is shorter than the dimensions");
-    node.dimensions = 0;
-    for (std::size_t d = 0; d < topology.rank(); ++d) {
-      if (spec.involved_dimensions[d]) node.dimensions |= 1U << d;
-    }
-  }
-  if (surroundings_.planner.live_dimensions(node.dimensions) == 0) {
-    fail(spec, "the collective involves no dimension with more than one NPU and would never complete");
   }
 }
 

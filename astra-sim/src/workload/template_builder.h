@@ -16,7 +16,7 @@ struct Surroundings {
   const Topology& topology;
   const SystemSpec& system;
   const CollectivePlanner& planner;
-  const std::vector<bool>& memories;  ///< per memory: whether it exists (NO_MEMORY_EXPANSION does not)
+  std::vector<bool> memories;  ///< per memory: whether it exists (NO_MEMORY_EXPANSION does not)
 };
 
 /// Checks graphs and packs them into a template; throws std::invalid_argument naming the node at fault.
@@ -36,6 +36,8 @@ class TemplateBuilder {
   void pack_message(const NodeSpec& spec, TemplateNode& node) const;
   void pack_collective(const NodeSpec& spec, TemplateNode& node);
   void pack_group(const NodeSpec& spec, TemplateNode& node);
+  void pack_dimensions(const NodeSpec& spec, TemplateNode& node) const;
+  void check_collective(const NodeSpec& spec, const TemplateNode& node) const;
   void note_all_gather(std::int32_t size_slot);
   void check_slots(const NodeSpec& spec, const TemplateNode& node);
   [[nodiscard]] std::uint32_t part_index(std::int64_t part);

@@ -1,0 +1,127 @@
+#include "network/aware_network.h"
+
+#include "network/units.h"
+
+namespace astra {
+namespace {
+
+// Links that belong to one NPU in a dimension: two in a ring (ascending, descending) and at a switch (up,
+// down), one to each coordinate in a full mesh.
+std::size_t links_of_npu(const Dimension& dimension) {
+  return dimension.wiring == Wiring::kFullyConnected ? static_cast<std::size_t>(dimension.npus) : 2;
+}
+
+}  // namespace
+
+AwareNetwork::AwareNetwork(const Topology& topology, EventQueue& queue) : topology_(topology), queue_(queue) {
+  for (std::size_t d = 0; d < topology.rank(); ++d) {
+    const Dimension& dimension = topology.dimensions()[d];
+    bytes_per_ns_.push_back(bytes_per_ns(dimension.bandwidth_gbps));
+    first_link_.push_back(static_cast<LinkId>(dimension_of_.size()));
+    const std::size_t links = static_cast<std::size_t>(topology.npus()) * links_of_npu(dimension);
+    dimension_of_.insert(dimension_of_.end(), links, d);
+  }
+  links_.resize(dimension_of_.size());
+}
+
+void AwareNetwork::send(NpuId source, NpuId destination, Bytes bytes, Callback landed) {
+  const Handle handle = flights_.take();
+  flights_[handle] = {.at = source,
+                      .destination = destination,
+                      .bytes = bytes,
+                      .landed = landed,
+                      .dimension = 0,
+                      .in_switch = false,
+                      .link = 0,
+                      .next = kNone};
+  forward(handle);
+}
+
+// An even argument is the arrival of a message at the end of its link, an odd one the end of a link's work.
+void AwareNetwork::handle(std::uint64_t argument) {
+  if ((argument & 1) != 0) {
+    free(static_cast<LinkId>(argument >> 1));
+  } else {
+    forward(static_cast<Handle>(argument >> 1));
+  }
+}
+
+void AwareNetwork::forward(Handle handle) {
+  Flight& flight = flights_[handle];
+  if (!flight.in_switch && flight.at == flight.destination) {
+    const Callback landed = flight.landed;
+    flights_.give_back(handle);
+    landed();
+    return;
+  }
+  flight.link = step(flight);
+  enter(flight.link, handle);
+}
+
+// The next link of a message; the flight is moved to where that link ends.
+AwareNetwork::LinkId AwareNetwork::step(Flight& flight) const {
+  std::size_t& d = flight.dimension;
+  while (!flight.in_switch &&
+         topology_.coordinate(flight.at, d) == topology_.coordinate(flight.destination, d)) {
+    ++d;
+  }
+  const Dimension& dimension = topology_.dimensions()[d];
+  const std::int32_t to = topology_.coordinate(flight.destination, d);
+  const NpuId at = flight.at;
+  const auto own =
+      first_link_[d] + static_cast<LinkId>(static_cast<std::size_t>(at) * links_of_npu(dimension));
+  if (flight.in_switch) {
+    flight.in_switch = false;
+    return own + 1;
+  }
+  const std::int32_t from = topology_.coordinate(at, d);
+  if (dimension.wiring == Wiring::kRing) {
+    const std::int32_t up = (to - from + dimension.npus) % dimension.npus;
+    const bool ascending = 2 * up <= dimension.npus;
+    flight.at = neighbour(at, d, (from + (ascending ? 1 : dimension.npus - 1)) % dimension.npus);
+    return own + (ascending ? 0 : 1);
+  }
+  flight.at = neighbour(at, d, to);
+  if (dimension.wiring == Wiring::kFullyConnected) return own + static_cast<LinkId>(to);
+  flight.in_switch = true;
+  return own;
+}
+
+NpuId AwareNetwork::neighbour(NpuId npu, std::size_t dimension, std::int32_t coordinate) const {
+  return npu + (coordinate - topology_.coordinate(npu, dimension)) * topology_.stride(dimension);
+}
+
+void AwareNetwork::enter(LinkId id, Handle handle) {
+  Link& link = links_[id];
+  if (!link.busy) {
+    occupy(id, handle);
+    return;
+  }
+  if (link.first == kNone) {
+    link.first = handle;
+  } else {
+    flights_[link.last].next = handle;
+  }
+  link.last = handle;
+}
+
+void AwareNetwork::occupy(LinkId id, Handle handle) {
+  const std::size_t d = dimension_of_[id];
+  const double latency = topology_.dimensions()[d].latency_ns;
+  const double transfer = static_cast<double>(flights_[handle].bytes) / bytes_per_ns_[d];
+  links_[id].busy = true;
+  flights_[handle].next = kNone;
+  queue_.schedule(queue_.now() + static_cast<Time>(latency + transfer), {this, std::uint64_t{handle} << 1});
+  queue_.schedule(queue_.now() + static_cast<Time>(transfer), {this, std::uint64_t{id} << 1 | 1});
+}
+
+void AwareNetwork::free(LinkId id) {
+  Link& link = links_[id];
+  link.busy = false;
+  if (link.first == kNone) return;
+  const Handle handle = link.first;
+  link.first = flights_[handle].next;
+  occupy(id, handle);
+}
+
+}  // namespace astra
