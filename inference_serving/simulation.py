@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from astra_sim import Completion, EngineCounters
+from astra_sim.stall_doctor import diagnosis
 from inference_serving.cluster import Cluster, Role
 from inference_serving.controller import Controller
 from inference_serving.disaggregation import KvMover
@@ -193,7 +194,7 @@ class Simulation:
         lines = [
             f"{len(self._arrivals) - len(self.finished)} of {len(self._arrivals)} requests can never finish",
             f"at {self.controller.now_ns} ns; waiting requests by instance: {waiting or 'none'}",
-            *self.controller.engine.stall_report(),
+            *diagnosis(self.controller.engine.stall_report()),
         ]
         return "; ".join(lines)
 

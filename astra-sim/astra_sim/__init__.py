@@ -6,7 +6,7 @@ ASTRA-Sim's flags.
 
 from astra_sim._engine import Template
 from astra_sim.comm_groups import read_comm_groups, write_comm_groups
-from astra_sim.engine import Engine, EngineCounters, NpuStats
+from astra_sim.engine import Engine, EngineCounters, EngineOptions, NpuStats
 from astra_sim.et import EtRecord, read_et, write_et
 from astra_sim.et_graphs import read_graphs, write_graphs
 from astra_sim.graph import CollectiveKind, Completion, Graph, Node, NodeKind
@@ -20,6 +20,7 @@ __all__ = [
     "Completion",
     "Engine",
     "EngineCounters",
+    "EngineOptions",
     "EtRecord",
     "Graph",
     "InputError",

@@ -15,9 +15,10 @@ from astra_sim.input_error import InputError
 from astra_sim.memory_config import read_memories
 from astra_sim.network_config import read_network
 from astra_sim.report import Report
+from astra_sim.stall_doctor import diagnosis
 from astra_sim.system_config import SystemConfig, read_system
+from astra_sim.timeline import write_timeline
 
-_STALL_LINES = 20
 _MOST_QUEUES = 1024
 
 
@@ -52,23 +53,23 @@ def _run(options: argparse.Namespace) -> int:
     )
     if any(graph.nodes for graph in graphs):
         template = engine.compile(graphs)
+        if options.timeline is not None:
+            engine.record()
         engine.submit(template, range(network.npu_total), durations_ns, sizes, 0)
         while engine.advance():
             pass
-    Report(engine, graphs, durations_ns if system.replay_only else None).write(options.logging_folder)
+    report = Report(engine, graphs, system, durations_ns if system.replay_only else None)
+    report.write(options.logging_folder, as_json=options.json)
+    if options.timeline is not None:
+        write_timeline(options.timeline, engine, graphs)
     return _report_stall(engine)
 
 
 def _report_stall(engine: Engine) -> int:
-    lines = engine.stall_report()
+    lines = diagnosis(engine.stall_report())
     if not lines:
         return 0
-    print(f"error: deadlock: {len(lines)} nodes never finish; nothing is left to happen", file=sys.stderr)
-    waiting = [line for line in lines if "waits for node" not in line] or lines
-    for line in waiting[:_STALL_LINES]:
-        print(f"  {line}", file=sys.stderr)
-    if len(lines) > len(waiting[:_STALL_LINES]):
-        print(f"  and {len(lines) - len(waiting[:_STALL_LINES])} more", file=sys.stderr)
+    print(f"error: deadlock: {lines[0]}", *lines[1:], sep="\n", file=sys.stderr)
     return 2
 
 
@@ -158,6 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model_options(parser.add_argument_group("model"))
     output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    output.add_argument(
+        "--timeline", metavar="FILE", help="Chrome trace events, for chrome://tracing or ui.perfetto.dev"
+    )
     output.add_argument("--logging-configuration", metavar="FILE", help="accepted, has no effect")
     output.add_argument("--logging-folder", metavar="DIR", help="also write the report to DIR/log.log")
     return parser

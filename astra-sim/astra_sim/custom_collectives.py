@@ -41,7 +41,9 @@ class CustomCollectives:
     """By node id; comes before ``of_kind``."""
 
 
-def read_custom_collectives(system: SystemConfig, system_file: str | Path, npu_count: int) -> CustomCollectives:
+def read_custom_collectives(
+    system: SystemConfig, system_file: str | Path, npu_count: int
+) -> CustomCollectives:
     """Read the traces that a system.json names, PREFIX.0.et and on, at most ``npu_count`` ranks.
 
     A relative prefix is looked for in the current folder, then beside ``system_file``. Raises InputError for a

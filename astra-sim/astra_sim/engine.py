@@ -15,6 +15,7 @@ from astra_sim.custom_collectives import CONFIGURABLE, CustomCollectives
 from astra_sim.graph import Completion, Graph
 from astra_sim.memory_config import MemoryConfig
 from astra_sim.network_config import NetworkConfig
+from astra_sim.stall_doctor import BlockedNode
 from astra_sim.system_config import SystemConfig
 
 _WIRINGS = {
@@ -38,6 +39,32 @@ class NpuStats(NamedTuple):
     memory_ns: int
     """Time with a load or store under way."""
     nodes_finished: int
+    roofline_ns: int
+    """Sum of the durations of the compute nodes that the roofline timed."""
+    compute_bound_ns: int
+    """Of those: the nodes that the peak limits, not the memory."""
+    operations: int
+    tensor_bytes: int
+
+
+class NodeSpan(NamedTuple):
+    """A node as it ran; ``end_ns`` is -1 if it has not finished."""
+
+    npu: int
+    node_id: int
+    begin_ns: int
+    end_ns: int
+
+
+class LinkSpan(NamedTuple):
+    """A message on a link, from its first byte going in until its last byte has."""
+
+    link: str
+    source: int
+    destination: int
+    bytes: int
+    begin_ns: int
+    end_ns: int
 
 
 class EngineCounters(NamedTuple):
@@ -62,6 +89,10 @@ class EngineOptions:
     """Messages wait until their receive has been posted."""
 
 
+_DEFAULTS = EngineOptions()
+_NO_CUSTOMS = CustomCollectives()
+
+
 class Engine:
     """One discrete-event simulation: a clock in ns, a network, memories, and NPUs that execute graphs.
 
@@ -79,8 +110,8 @@ class Engine:
         network: NetworkConfig,
         system: SystemConfig,
         memories: Sequence[MemoryConfig] = (),
-        options: EngineOptions = EngineOptions(),
-        customs: CustomCollectives = CustomCollectives(),
+        options: EngineOptions = _DEFAULTS,
+        customs: CustomCollectives = _NO_CUSTOMS,
     ) -> None:
         self._npu_count = network.npu_total
         self._simulation = _engine.Simulation(
@@ -104,8 +135,8 @@ class Engine:
     def compile(self, graphs: Sequence[Graph]) -> Template:
         """Check and pack graphs; ``graphs[i]`` will run on ``npus[i]`` of a submission.
 
-        Raises ValueError naming NPU position, node id and name for an unknown dependency, a dependency cycle,
-        a peer or group out of range, a missing slot, or a feature that is not supported.
+        Raises ValueError naming NPU (its position in ``graphs``), node id and name for an unknown dependency, a
+        dependency cycle, a peer or group out of range, a missing slot, or a collective that cannot complete.
         """
         return self._simulation.compile(graphs)
 
@@ -128,9 +159,24 @@ class Engine:
         """
         return [Completion(*done) for done in self._simulation.advance(until_ns)]
 
-    def stall_report(self) -> list[str]:
-        """One line per unfinished node: NPU, node id, name, and what it waits for."""
-        return self._simulation.stall_report()
+    def stall_report(self) -> list[BlockedNode]:
+        """The unfinished nodes and what each waits for; see :mod:`astra_sim.stall_doctor` for a diagnosis."""
+        return [
+            BlockedNode(npu, node_id, name, cause, None if blocker < 0 else blocker)
+            for npu, node_id, name, cause, blocker in self._simulation.stall_report()
+        ]
+
+    def record(self) -> None:
+        """Keep what happens from now on, for :meth:`node_spans` and :meth:`link_spans`; memory grows with it."""
+        self._simulation.record()
+
+    def node_spans(self) -> list[NodeSpan]:
+        """The recorded nodes, in order of their beginning."""
+        return [NodeSpan(*span) for span in self._simulation.node_spans()]
+
+    def link_spans(self) -> list[LinkSpan]:
+        """The recorded messages on links, in order of their beginning."""
+        return [LinkSpan(*span) for span in self._simulation.link_spans()]
 
     def npu_stats(self, npu: int) -> NpuStats:
         """What one NPU has done so far."""
@@ -178,9 +224,7 @@ def _dimensions(network: NetworkConfig) -> list[_engine.Dimension]:
     ]
 
 
-def _system(
-    config: SystemConfig, options: EngineOptions, customs: CustomCollectives
-) -> _engine.SystemSpec:
+def _system(config: SystemConfig, options: EngineOptions, customs: CustomCollectives) -> _engine.SystemSpec:
     spec = _engine.SystemSpec()
     spec.endpoint_delay_ns = config.endpoint_delay_ns
     spec.active_chunks = config.active_chunks_per_dimension

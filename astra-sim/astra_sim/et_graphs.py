@@ -204,7 +204,10 @@ class _Fields:
 
     def kind(self) -> NodeKind:
         if self.record.node_type == METADATA:
-            raise self.error("METADATA nodes are not supported yet; put groups into comm_group.json")
+            raise self.error(
+                "METADATA nodes are not executed (ASTRA-Sim aborts on them); "
+                "put groups into comm_group.json and drop them"
+            )
         try:
             return NodeKind(self.record.node_type)
         except ValueError:

@@ -53,12 +53,51 @@ std::vector<CompletionTuple> advance(Simulation& simulation, std::optional<Time>
   return result;
 }
 
-/// (finish, compute, cpu, communication, memory) in ns, and nodes finished.
-std::tuple<Time, Time, Time, Time, Time, std::uint64_t> npu_stats(const Simulation& simulation, NpuId npu) {
+/// (finish, compute, cpu, communication, memory) in ns, nodes finished, and of the roofline (total, compute
+/// bound) in ns, operations and bytes.
+std::tuple<Time, Time, Time, Time, Time, std::uint64_t, Time, Time, Bytes, Bytes> npu_stats(
+    const Simulation& simulation, NpuId npu) {
   if (npu < 0 || npu >= simulation.npus()) throw nb::index_error("no such NPU");
   const Npu& state = simulation.workload().npu(npu);
-  return {state.finish_ns,         state.compute_ns,    state.cpu_ns, state.communication.total_ns(),
-          state.memory.total_ns(), state.nodes_finished};
+  return {state.finish_ns,
+          state.compute_ns,
+          state.cpu_ns,
+          state.communication.total_ns(),
+          state.memory.total_ns(),
+          state.nodes_finished,
+          state.roofline.total_ns,
+          state.roofline.compute_bound_ns,
+          state.roofline.operations,
+          state.roofline.bytes};
+}
+
+/// (npu, node id, name, cause, index of the node it waits for or -1) of every unfinished node.
+std::vector<std::tuple<NpuId, std::int64_t, std::string, std::string, std::int64_t>> stall_report(
+    const Simulation& simulation) {
+  std::vector<std::tuple<NpuId, std::int64_t, std::string, std::string, std::int64_t>> result;
+  for (const BlockedNode& node : simulation.stall_report()) {
+    result.emplace_back(node.npu, node.node_id, node.name, node.cause, node.blocker);
+  }
+  return result;
+}
+
+/// (npu, node id, begin ns, end ns) of every recorded node; end is -1 while it runs.
+std::vector<std::tuple<NpuId, std::int64_t, Time, Time>> node_spans(Simulation& simulation) {
+  std::vector<std::tuple<NpuId, std::int64_t, Time, Time>> result;
+  for (const NodeSpan& span : simulation.recorder().nodes()) {
+    result.emplace_back(span.npu, span.node_id, span.begin, span.end);
+  }
+  return result;
+}
+
+/// (link name, source, destination, bytes, begin ns, end ns) of every recorded message on a link.
+std::vector<std::tuple<std::string, NpuId, NpuId, Bytes, Time, Time>> link_spans(Simulation& simulation) {
+  std::vector<std::tuple<std::string, NpuId, NpuId, Bytes, Time, Time>> result;
+  for (const LinkSpan& span : simulation.recorder().links()) {
+    result.emplace_back(simulation.network().link_name(span.link), span.source, span.destination, span.bytes,
+                        span.begin, span.end);
+  }
+  return result;
 }
 
 void bind_specs(nb::module_& module) {
@@ -117,7 +156,10 @@ void bind_simulation(nb::module_& module) {
       .def("submit", &submit, "template"_a, "npus"_a, "durations_ns"_a.noconvert(), "sizes"_a.noconvert(),
            "at_ns"_a)
       .def("advance", &advance, "until_ns"_a.none())
-      .def("stall_report", &Simulation::stall_report)
+      .def("stall_report", &stall_report)
+      .def("record", [](Simulation& self) { self.recorder().enable(); })
+      .def("node_spans", &node_spans)
+      .def("link_spans", &link_spans)
       .def("npu_stats", &npu_stats, "npu"_a)
       .def_prop_ro("now_ns", &Simulation::now)
       .def_prop_ro("events", &Simulation::events)

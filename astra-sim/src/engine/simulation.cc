@@ -25,10 +25,10 @@ Simulation::Simulation(SimulationSpec spec)
     : system_(std::move(spec.system)),
       topology_(std::move(spec.dimensions)),
       clocks_(make_clocks(topology_.npus(), queue_)),
-      network_(make_network(spec.network_backend, topology_, queue_)),
+      network_(make_network(spec.network_backend, {topology_, queue_, recorder_})),
       mailbox_(*network_, queue_, system_.rendezvous),
       collectives_(system_, topology_, queue_, clocks_, mailbox_),
-      workload_(system_, {queue_, clocks_, mailbox_, collectives_, memories_}) {
+      workload_(system_, {queue_, clocks_, mailbox_, collectives_, memories_, recorder_}) {
   for (const MemorySpec& memory : spec.memories) {
     memories_.push_back(make_memory(memory, queue_, clocks_));
     memory_exists_.push_back(memories_.back() != nullptr);

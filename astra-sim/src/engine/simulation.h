@@ -49,8 +49,8 @@ class Simulation {
   /// Without completions the clock stands at `until`; without `until` all events have run.
   [[nodiscard]] std::vector<Completion> advance(std::optional<Time> until);
 
-  /// One line per unfinished node.
-  [[nodiscard]] std::vector<std::string> stall_report() const { return workload_.stall_report(); }
+  /// Every unfinished node and what it waits for.
+  [[nodiscard]] std::vector<BlockedNode> stall_report() const { return workload_.stall_report(); }
 
   /// Current time in ns.
   [[nodiscard]] Time now() const { return queue_.now(); }
@@ -58,6 +58,10 @@ class Simulation {
   [[nodiscard]] const Workload& workload() const { return workload_; }
   /// Bytes sent by collectives so far.
   [[nodiscard]] Bytes collective_bytes() const { return collectives_.bytes_sent(); }
+  /// What has been recorded for a timeline; enable it before the first submission.
+  [[nodiscard]] Recorder& recorder() { return recorder_; }
+  /// The network, for the names of its links.
+  [[nodiscard]] const Network& network() const { return *network_; }
   /// Number of NPUs of the system.
   [[nodiscard]] std::int32_t npus() const { return topology_.npus(); }
   /// Events run so far: callbacks of NPUs, landings of messages, starts of tickets.
@@ -73,6 +77,7 @@ class Simulation {
   Topology topology_;
   EventQueue queue_;
   NpuClocks clocks_;
+  Recorder recorder_;
   std::unique_ptr<Network> network_;
   Mailbox mailbox_;
   std::vector<std::unique_ptr<Memory>> memories_;

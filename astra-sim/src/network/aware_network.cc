@@ -13,12 +13,13 @@ std::size_t links_of_npu(const Dimension& dimension) {
 
 }  // namespace
 
-AwareNetwork::AwareNetwork(const Topology& topology, EventQueue& queue) : topology_(topology), queue_(queue) {
-  for (std::size_t d = 0; d < topology.rank(); ++d) {
-    const Dimension& dimension = topology.dimensions()[d];
+AwareNetwork::AwareNetwork(const NetworkParts& parts)
+    : topology_(parts.topology), queue_(parts.queue), recorder_(parts.recorder) {
+  for (std::size_t d = 0; d < topology_.rank(); ++d) {
+    const Dimension& dimension = topology_.dimensions()[d];
     bytes_per_ns_.push_back(bytes_per_ns(dimension.bandwidth_gbps));
     first_link_.push_back(static_cast<LinkId>(dimension_of_.size()));
-    const std::size_t links = static_cast<std::size_t>(topology.npus()) * links_of_npu(dimension);
+    const std::size_t links = static_cast<std::size_t>(topology_.npus()) * links_of_npu(dimension);
     dimension_of_.insert(dimension_of_.end(), links, d);
   }
   links_.resize(dimension_of_.size());
@@ -26,7 +27,8 @@ AwareNetwork::AwareNetwork(const Topology& topology, EventQueue& queue) : topolo
 
 void AwareNetwork::send(NpuId source, NpuId destination, Bytes bytes, Callback landed) {
   const Handle handle = flights_.take();
-  flights_[handle] = {.at = source,
+  flights_[handle] = {.source = source,
+                      .at = source,
                       .destination = destination,
                       .bytes = bytes,
                       .landed = landed,
@@ -108,11 +110,30 @@ void AwareNetwork::enter(LinkId id, Handle handle) {
 void AwareNetwork::occupy(LinkId id, Handle handle) {
   const std::size_t d = dimension_of_[id];
   const double latency = topology_.dimensions()[d].latency_ns;
-  const double transfer = static_cast<double>(flights_[handle].bytes) / bytes_per_ns_[d];
+  Flight& flight = flights_[handle];
+  const double transfer = static_cast<double>(flight.bytes) / bytes_per_ns_[d];
+  const Time free_at = queue_.now() + static_cast<Time>(transfer);
   links_[id].busy = true;
-  flights_[handle].next = kNone;
+  flight.next = kNone;
+  recorder_.transfer({id, flight.source, flight.destination, flight.bytes, queue_.now(), free_at});
   queue_.schedule(queue_.now() + static_cast<Time>(latency + transfer), {this, std::uint64_t{handle} << 1});
-  queue_.schedule(queue_.now() + static_cast<Time>(transfer), {this, std::uint64_t{id} << 1 | 1});
+  queue_.schedule(free_at, {this, std::uint64_t{id} << 1 | 1});
+}
+
+std::string AwareNetwork::link_name(std::uint32_t link) const {
+  const std::size_t d = dimension_of_[link];
+  const Dimension& dimension = topology_.dimensions()[d];
+  const auto own = static_cast<std::uint32_t>(links_of_npu(dimension));
+  const auto npu = static_cast<NpuId>((link - first_link_[d]) / own);
+  const auto which = static_cast<std::int32_t>((link - first_link_[d]) % own);
+  const std::string name = "dim " + std::to_string(d) + ": ";
+  const std::string end = "NPU " + std::to_string(npu);
+  if (dimension.wiring == Wiring::kSwitch)
+    return name + (which == 0 ? end + " -> switch" : "switch -> " + end);
+  const std::int32_t from = topology_.coordinate(npu, d);
+  std::int32_t to = which;
+  if (dimension.wiring == Wiring::kRing) to = (from + (which == 0 ? 1 : dimension.npus - 1)) % dimension.npus;
+  return name + end + " -> NPU " + std::to_string(neighbour(npu, d, to));
 }
 
 void AwareNetwork::free(LinkId id) {

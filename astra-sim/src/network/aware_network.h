@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "engine/pool.h"
@@ -17,10 +18,11 @@ namespace astra {
 /// busy for bytes / bandwidth; the message is at the other end after latency + bytes / bandwidth.
 class AwareNetwork final : public Network, private EventHandler {
  public:
-  /// Make the network of a topology on the simulation's queue; both must outlive it.
-  AwareNetwork(const Topology& topology, EventQueue& queue);
+  /// Make the network of a topology on the simulation's queue.
+  explicit AwareNetwork(const NetworkParts& parts);
 
   void send(NpuId source, NpuId destination, Bytes bytes, Callback landed) override;
+  [[nodiscard]] std::string link_name(std::uint32_t link) const override;
 
  private:
   using Handle = std::uint32_t;
@@ -28,6 +30,7 @@ class AwareNetwork final : public Network, private EventHandler {
   static constexpr Handle kNone = UINT32_MAX;
 
   struct Flight {
+    NpuId source = 0;
     NpuId at = 0;  // the NPU it left last; inside a switch: the one it will come out at
     NpuId destination = 0;
     Bytes bytes = 0;
@@ -53,6 +56,7 @@ class AwareNetwork final : public Network, private EventHandler {
 
   const Topology& topology_;
   EventQueue& queue_;
+  Recorder& recorder_;
   std::vector<double> bytes_per_ns_;       // per dimension
   std::vector<LinkId> first_link_;         // per dimension
   std::vector<std::size_t> dimension_of_;  // per link

@@ -49,6 +49,11 @@ class Mailbox final : public EventHandler {
   /// Forget landed messages of a ticket that nobody has received.
   void forget(TicketNumber ticket);
 
+  /// What a receive posted for a rendezvous belongs to: the callback of the send or receive that waits.
+  [[nodiscard]] Callback owner_of(std::uint64_t argument) const {
+    return deferred_[static_cast<std::uint32_t>(argument >> 1)].done;
+  }
+
   /// The receives still waiting for their message.
   [[nodiscard]] std::vector<PostedReceive> posted() const;
 

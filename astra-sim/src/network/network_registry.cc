@@ -6,9 +6,9 @@
 
 namespace astra {
 
-std::unique_ptr<Network> make_network(const std::string& name, const Topology& topology, EventQueue& queue) {
-  if (name == "unaware") return std::make_unique<UnawareNetwork>(topology, queue);
-  if (name == "aware") return std::make_unique<AwareNetwork>(topology, queue);
+std::unique_ptr<Network> make_network(const std::string& name, const NetworkParts& parts) {
+  if (name == "unaware") return std::make_unique<UnawareNetwork>(parts);
+  if (name == "aware") return std::make_unique<AwareNetwork>(parts);
   throw std::invalid_argument("'" + name + "' is not a network backend; use 'unaware' or 'aware'");
 }
 

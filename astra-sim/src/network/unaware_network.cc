@@ -24,15 +24,23 @@ int hops(const Dimension& dimension, std::int32_t from, std::int32_t to) {
 
 }  // namespace
 
-UnawareNetwork::UnawareNetwork(const Topology& topology, EventQueue& queue)
-    : topology_(topology), queue_(queue) {
-  for (const Dimension& dimension : topology.dimensions()) {
+UnawareNetwork::UnawareNetwork(const NetworkParts& parts)
+    : topology_(parts.topology), queue_(parts.queue), recorder_(parts.recorder) {
+  for (const Dimension& dimension : topology_.dimensions()) {
     bytes_per_ns_.push_back(bytes_per_ns(dimension.bandwidth_gbps));
   }
 }
 
 void UnawareNetwork::send(NpuId source, NpuId destination, Bytes bytes, Callback landed) {
-  queue_.schedule(queue_.now() + delay_ns(source, destination, bytes), landed);
+  const Time end = queue_.now() + delay_ns(source, destination, bytes);
+  const auto link = static_cast<std::uint32_t>(source * topology_.npus() + destination);
+  recorder_.transfer({link, source, destination, bytes, queue_.now(), end});
+  queue_.schedule(end, landed);
+}
+
+std::string UnawareNetwork::link_name(std::uint32_t link) const {
+  const auto npus = static_cast<std::uint32_t>(topology_.npus());
+  return "NPU " + std::to_string(link / npus) + " -> NPU " + std::to_string(link % npus);
 }
 
 Time UnawareNetwork::delay_ns(NpuId source, NpuId destination, Bytes bytes) const {

@@ -15,6 +15,7 @@ void Workload::issue(const ReadyNode& ready, Npu& npu) {
   run.parents_left[ready.node] = GraphRun::kRunning;
   npu.occupy(node.unit);
   measure(node, npu, true);
+  hardware_.recorder.begin(done.argument, run.npu, run.graph->ids[ready.node], hardware_.queue.now());
   if (node.replayed) {
     issue_replay(node, ticket, run, done);
     return;
@@ -50,6 +51,7 @@ void Workload::skip(const ReadyNode& ready, Npu& npu) {
   const TemplateNode& node = run.graph->nodes[ready.node];
   npu.release(node.unit);
   measure(node, npu, false);
+  hardware_.recorder.end(pack(ready.run, ready.node), hardware_.queue.now());
   ++npu.nodes_finished;
   run.parents_left[ready.node] = GraphRun::kFinished;
   release_children(node, run, ready.run);
@@ -67,7 +69,10 @@ bool Workload::issue_roofline(const TemplateNode& node, const Ticket& ticket, co
   const Bytes operations = ticket.sizes[static_cast<std::size_t>(node.ops_slot)];
   const Bytes bytes = ticket.sizes[static_cast<std::size_t>(node.size_slot)];
   if (bytes == 0) return false;
-  take_time(node, run.npu, roofline_ns(operations, bytes), done);
+  const Time duration_ns = roofline_ns(operations, bytes);
+  npus_[static_cast<std::size_t>(run.npu)].roofline.add(duration_ns, operations, bytes,
+                                                        compute_bound(operations, bytes));
+  take_time(node, run.npu, duration_ns, done);
   return true;
 }
 
@@ -88,6 +93,11 @@ Time Workload::roofline_ns(Bytes operations, Bytes bytes) const {
   const double rate = std::min(bandwidth * (ops / static_cast<double>(bytes)), peak);
   if (rate <= 0) return 0;  // no operations
   return static_cast<Time>(ops / rate * 1e9);
+}
+
+bool Workload::compute_bound(Bytes operations, Bytes bytes) const {
+  const double intensity = static_cast<double>(operations) / static_cast<double>(bytes);
+  return system_.local_mem_bw_gbps * 1e9 * intensity >= system_.peak_tflops * 1e12;
 }
 
 void Workload::issue_message(const TemplateNode& node, const Ticket& ticket, const GraphRun& run,

@@ -28,6 +28,22 @@ class BusyMeter {
   Time total_ = 0;
 };
 
+/// Totals over the compute nodes that took their time from the roofline.
+struct RooflineTotals {
+  Time total_ns = 0;
+  Time compute_bound_ns = 0;  ///< of nodes that the peak, not the memory, limits
+  Bytes operations = 0;
+  Bytes bytes = 0;
+
+  /// Count one node.
+  void add(Time duration_ns, Bytes node_operations, Bytes node_bytes, bool compute_bound) {
+    total_ns += duration_ns;
+    if (compute_bound) compute_bound_ns += duration_ns;
+    operations += node_operations;
+    bytes += node_bytes;
+  }
+};
+
 /// A node that may be issued as soon as its unit is idle.
 struct ReadyNode {
   TicketNumber ticket = 0;
@@ -66,6 +82,7 @@ class Npu {
   Time cpu_ns = 0;          ///< sum of the durations of finished CPU operations
   BusyMeter communication;  ///< collectives, sends, receives (from their posting)
   BusyMeter memory;         ///< loads and stores
+  RooflineTotals roofline;
   std::uint64_t nodes_finished = 0;
 
  private:

@@ -21,7 +21,7 @@ Unit unit_of(const NodeSpec& spec) {
 }  // namespace
 
 std::string describe(std::size_t position, std::int64_t id, const std::string& name) {
-  return "NPU position " + std::to_string(position) + ", node " + std::to_string(id) +
+  return "NPU " + std::to_string(position) + ", node " + std::to_string(id) +
          (name.empty() ? "" : " (" + name + ")");
 }
 
@@ -86,7 +86,7 @@ void TemplateBuilder::link(const std::vector<NodeSpec>& nodes, const std::vector
   }
   const std::string cycle = describe_cycle(graph);
   if (!cycle.empty()) {
-    throw std::invalid_argument("NPU position " + std::to_string(position_) + ": dependency cycle: " + cycle);
+    throw std::invalid_argument("NPU " + std::to_string(position_) + ": dependency cycle: " + cycle);
   }
 }
 

@@ -56,6 +56,11 @@ std::vector<Completion> Workload::take_completions() {
   return std::exchange(completions_, {});
 }
 
+std::vector<BlockedNode> Workload::stall_report() const {
+  return StallDoctor({active_, tickets_, runs_, npus_, hardware_.mailbox, hardware_.collectives, this})
+      .report();
+}
+
 std::uint64_t Workload::nodes_finished() const {
   std::uint64_t total = 0;
   for (const Npu& npu : npus_) total += npu.nodes_finished;
@@ -97,6 +102,7 @@ void Workload::finish(std::uint32_t run_handle, std::uint32_t index) {
   Npu& npu = npus_[static_cast<std::size_t>(run.npu)];
   npu.release(node.unit);
   measure(node, npu, false);
+  hardware_.recorder.end(pack(run_handle, index), hardware_.queue.now());
   npu.finish_ns = hardware_.queue.now();
   ++npu.nodes_finished;
   run.parents_left[index] = GraphRun::kFinished;

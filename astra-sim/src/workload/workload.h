@@ -10,6 +10,7 @@
 #include "network/mailbox.h"
 #include "system/collective_engine.h"
 #include "workload/npu.h"
+#include "workload/stall_doctor.h"
 #include "workload/ticket.h"
 
 namespace astra {
@@ -21,6 +22,7 @@ struct Hardware {
   Mailbox& mailbox;
   CollectiveEngine& collectives;
   std::vector<std::unique_ptr<Memory>>& memories;
+  Recorder& recorder;
 };
 
 /// Executes the graphs of all active tickets: issues nodes, takes note of their ends, reports completions.
@@ -39,8 +41,8 @@ class Workload final : public EventHandler {
   /// True when a part has completed since completions were last taken.
   [[nodiscard]] bool has_completions() const { return !completions_.empty(); }
 
-  /// One line per unfinished node of the active tickets.
-  [[nodiscard]] std::vector<std::string> stall_report() const;
+  /// The unfinished nodes of the active tickets and what each waits for.
+  [[nodiscard]] std::vector<BlockedNode> stall_report() const;
 
   /// State and statistics of an NPU.
   [[nodiscard]] const Npu& npu(NpuId npu) const { return npus_[static_cast<std::size_t>(npu)]; }
@@ -77,8 +79,7 @@ class Workload final : public EventHandler {
   void count_part(std::uint32_t ticket, std::uint32_t part);
   void measure(const TemplateNode& node, Npu& npu, bool begins) const;
   [[nodiscard]] Time roofline_ns(Bytes operations, Bytes bytes) const;
-  [[nodiscard]] std::string waits_for(std::uint32_t run, std::uint32_t node,
-                                      const std::vector<Mailbox::PostedReceive>& posted) const;
+  [[nodiscard]] bool compute_bound(Bytes operations, Bytes bytes) const;
 
   const SystemSpec& system_;
   Hardware hardware_;
