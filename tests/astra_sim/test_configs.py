@@ -118,9 +118,13 @@ SYSTEM = {"scheduling-policy": "LIFO", "preferred-dataset-splits": 1}
         ({"endpoint-delay": -1}, "endpoint-delay: -1: input should be greater than or equal to 0"),
         (
             {"all-reduce-implementation": ["rung"]},
-            "all-reduce-implementation[0]: 'rung' is not a collective algorithm of ASTRA-Sim; use 'ring'",
+            "all-reduce-implementation[0]: 'rung' is not a collective algorithm; use ring, direct, direct with a "
+            "window (direct4), halvingDoubling, doubleBinaryTree, oneRing, oneDirect or oneHalvingDoubling",
         ),
-        ({"model-shared-bus": 1}, "model-shared-bus: not supported yet: model-shared-bus; remove the key"),
+        (
+            {"model-shared-bus": 1},
+            "model-shared-bus: 1: not supported: the shared bus; set endpoint-delay instead; remove the key",
+        ),
         ({"peak_perf": 1}, "peak_perf: unknown field; did you mean 'peak-perf'?"),
     ],
 )

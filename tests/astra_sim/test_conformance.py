@@ -1,7 +1,8 @@
 """Finish cycles recorded from ASTRA-Sim itself, case by case, where the corpus is at hand.
 
 CONFORMANCE_DIR names its folder (default: shared/conformance beside the repository). Every case must agree
-exactly with the recording or be refused as not supported yet.
+exactly with the recording. Where the original hangs, crashes or is silent ("quirk"), the recorded result, an
+error with exit code 2, or one of BETTER is wanted.
 """
 
 from __future__ import annotations
@@ -16,15 +17,33 @@ import pytest
 from astra_sim.cli import main
 
 CORPUS = Path(os.environ.get("CONFORMANCE_DIR") or Path(__file__).parents[3] / "shared" / "conformance")
-CASES = sorted(CORPUS.glob("cases/*/case.json"))
 FINISH = re.compile(r"sys\[(\d+)\] finished, (\d+) cycles, exposed communication (-?\d+) cycles")
+BETTER = {
+    "q_ring2_aware": "a ring of two NPUs has a link each way; the original aborts",
+    "q_mem_then_recv": "memory nodes are part of the statistics; the original aborts on them",
+}
 
-pytestmark = pytest.mark.skipif(not CASES, reason="no conformance corpus")
+
+def recorded() -> list:
+    """(folder, case, backend) of every deterministic recording."""
+    found = []
+    for path in sorted(CORPUS.glob("cases/*/case.json")):
+        case = json.loads(path.read_text())
+        if case.get("deterministic", True):
+            found += [
+                pytest.param(path.parent, case, b, id=f"{path.parent.name}-{b}") for b in case["backends"]
+            ]
+    return found
 
 
-def arguments(folder: Path, case) -> list[str]:
+RECORDED = recorded()
+pytestmark = pytest.mark.skipif(not RECORDED, reason="no conformance corpus")
+
+
+def arguments(folder: Path, case, backend: str) -> list[str]:
     groups = folder / "comm_group.json"
     return [
+        f"--network-backend={backend}",
         f"--workload-configuration={folder}/trace",
         f"--system-configuration={folder}/system.json",
         f"--network-configuration={folder}/network.yml",
@@ -36,25 +55,17 @@ def arguments(folder: Path, case) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.parent.name)
-def test_case(path, capsys):
-    folder = path.parent
-    case = json.loads(path.read_text())
-    expected = json.loads((folder / "expected.json").read_text())["unaware"]
-    code = main(arguments(folder, case))
+@pytest.mark.parametrize(("folder", "case", "backend"), RECORDED)
+def test_case(folder, case, backend, capsys):
+    expected = json.loads((folder / "expected.json").read_text())[backend]
+    code = main(arguments(folder, case, backend))
     captured = capsys.readouterr()
-    if code == 2:
-        assert captured.err.startswith("error: ")
-        if not case["quirk"]:
-            assert "not supported yet" in captured.err
-            pytest.skip(captured.err.strip())
-        return
     finish = {int(npu): (int(cycles), int(exposed)) for npu, cycles, exposed in FINISH.findall(captured.out)}
-    wanted = dict(enumerate(zip(expected["finish"], expected["exposed"], strict=True)))
-    assert finish == wanted
-
-
-@pytest.mark.parametrize("name", (CORPUS / "ring_unaware.txt").read_text().split() if CASES else [])
-def test_ring_cases_are_supported(name, capsys):
-    folder = CORPUS / "cases" / name
-    assert main(arguments(folder, json.loads((folder / "case.json").read_text()))) == 0
+    if case["quirk"] and code == 2:
+        assert captured.err.startswith("error: ")
+        return
+    assert code == 0, captured.err
+    if case["quirk"] and expected.get("status") != "ok" and folder.name in BETTER:
+        assert sorted(finish) == list(range(case["npus"]))
+        return
+    assert finish == dict(enumerate(zip(expected["finish"], expected["exposed"], strict=True)))

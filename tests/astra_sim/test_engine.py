@@ -11,6 +11,7 @@ from astra_sim_builders import all_reduce, collective, comp, drain, engine, load
 
 import astra_sim.engine
 from astra_sim import Completion, Graph, Node, NodeKind
+from astra_sim.stall_doctor import BlockedNode
 
 
 def compiled(target, *nodes):
@@ -120,13 +121,13 @@ def test_memory_is_flat_over_ten_thousand_submissions():
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([comp(3, 9)], r"NPU position 0, node 3 \(comp3\): depends on node 9, which does not exist"),
+        ([comp(3, 9)], r"NPU 0, node 3 \(comp3\): depends on node 9, which does not exist"),
         (
             [comp(0, 2), comp(1, 0), comp(2, 1)],
-            r"NPU position 0: dependency cycle: .*0 \(comp0\) -> 1 \(comp1\)",
+            r"NPU 0: dependency cycle: .*0 \(comp0\) -> 1 \(comp1\)",
         ),
         ([comp(1), comp(1)], r"node 1 \(comp1\): the id is used twice"),
-        ([Node(0, NodeKind.COMP)], "NPU position 0, node 0: duration_slot is missing"),
+        ([Node(0, NodeKind.COMP)], "NPU 0, node 0: duration_slot is missing"),
         ([Node(0, NodeKind.SEND, peer=1)], "size_slot is missing"),
         ([send(0, 5)], r"node 0 \(send0\): peer 5 is not one of the 2 NPUs of the template"),
         ([send(0, 0)], "sends to or receives from itself"),
@@ -148,10 +149,10 @@ def test_compile_names_npu_node_and_cause(nodes, message):
         target.compile([Graph(tuple(nodes)), Graph(())])
 
 
-def test_an_algorithm_that_is_not_there_yet_is_refused_when_used():
-    target = engine(2, all_reduce=("direct",))
-    with pytest.raises(ValueError, match="not supported yet: collective algorithm 'direct'; use 'ring'"):
-        target.compile([Graph((all_reduce(0),))] * 2)
+def test_an_algorithm_that_cannot_run_on_so_many_npus_is_refused_when_used():
+    target = engine(3, all_reduce=("halvingDoubling",))
+    with pytest.raises(ValueError, match="halvingDoubling needs a power of two of NPUs, not 3"):
+        target.compile([Graph((all_reduce(0),))] * 3)
 
 
 def test_a_reduction_needs_the_local_memory_bandwidth():
@@ -210,9 +211,10 @@ def test_a_stall_names_everyone_who_waits():
     target.submit(target.compile(graphs), [0, 1], numbers(1), numbers(1000), 0)
     assert target.advance() == []
     assert target.stall_report() == [
-        "NPU 0, node 0 (ALL_REDUCE): collective waits for a message of 500 bytes from NPU 1, which has not "
-        "joined it, or not with this size and in this order",
-        "NPU 0, node 1 (comp1): waits for node 0 (ALL_REDUCE)",
-        "NPU 1, node 5 (recv5): waits for a message of 1000 bytes from NPU 0 with tag 3; no matching send has landed",
-        "NPU 1, node 6 (comp6): waits for node 5 (recv5)",
+        BlockedNode(0, 0, "ALL_REDUCE", "waits for NPU 1, which has no collective left to join it", None),
+        BlockedNode(0, 1, "comp1", "waits for node 0 (ALL_REDUCE)", 0),
+        BlockedNode(
+            1, 5, "recv5", "waits for 1000 bytes with tag 3 from NPU 0, which has no such send left", None
+        ),
+        BlockedNode(1, 6, "comp6", "waits for node 5 (recv5)", 2),
     ]

@@ -179,7 +179,7 @@ def test_kaist_tensor_loc_chooses_the_memory(tmp_path):
             EtRecord(4, NodeKind.COMP, attributes={"num_ops": 1.5}),
             "num_ops must be an integer, 0 or above, not 1.5",
         ),
-        (EtRecord(4, 1), "METADATA nodes are not supported yet"),
+        (EtRecord(4, 1), "METADATA nodes are not executed"),
         (EtRecord(4, 9), "node type 9 is not one of Chakra's"),
     ],
 )

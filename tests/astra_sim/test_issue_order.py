@@ -5,6 +5,7 @@ from __future__ import annotations
 from astra_sim_builders import all_reduce, comp, drain, engine, load, message_ns, numbers, recv, run, send
 
 from astra_sim import Completion, Graph, MemoryConfig, Node, NodeKind
+from astra_sim.stall_doctor import BlockedNode
 
 
 def test_a_chain_takes_the_sum_of_its_durations():
@@ -76,9 +77,8 @@ def test_messages_of_different_tickets_do_not_meet():
     target.submit(sender, [0, 1], numbers(), numbers(100), 0)
     lost = target.submit(receiver, [0, 1], numbers(), numbers(100), 0)
     assert [done.ticket for done in drain(target)] == [0]
-    assert target.stall_report() == [
-        "NPU 1, node 7 (recv7): waits for a message of 100 bytes from NPU 0 with tag 0; no matching send has landed"
-    ]
+    cause = "waits for 100 bytes with tag 0 from NPU 0, which has no such send left"
+    assert target.stall_report() == [BlockedNode(1, 7, "recv7", cause, None)]
     assert (lost, target.tickets_active) == (1, 1)
 
 

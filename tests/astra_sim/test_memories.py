@@ -39,9 +39,7 @@ def test_a_fraction_of_a_ns_is_cut():
 
 
 def test_a_load_without_memory_is_refused():
-    with pytest.raises(
-        ValueError, match=r"NPU position 0, node 3 \(load3\): memory node, but no memory is conf"
-    ):
+    with pytest.raises(ValueError, match=r"NPU 0, node 3 \(load3\): memory node, but no memory is conf"):
         run(engine(1), [[load(3)]], sizes=[1])
 
 
