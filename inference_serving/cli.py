@@ -17,6 +17,7 @@ from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster
 from inference_serving.config_builder import load_cluster
 from inference_serving.dataset import read_dataset
+from inference_serving.external_engine import ExternalEngineError
 from inference_serving.files import check_writable, write_whole
 from inference_serving.flags import make_parser, simulation_config
 from inference_serving.latencies import open_latencies
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except SimulationStallError as error:
+    except (SimulationStallError, ExternalEngineError) as error:
         print(f"error: the simulation cannot go on: {error}", file=sys.stderr)
         return EXIT_STALLED
 

@@ -1,15 +1,15 @@
-"""From a cluster config file to a checked :class:`Cluster`, and from that to the engine's inputs."""
+"""From a cluster config file to a checked :class:`Cluster`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from astra_sim import MemoryConfig, NetworkConfig, SystemConfig
 from astra_sim.input_error import InputError, read_json_object, validated
 from inference_serving.cluster import Cluster, InstanceSpec, NodeSpec, Role
 from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
 from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
+from inference_serving.network_builder import build_network
 from inference_serving.policies import policy_names
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
@@ -42,9 +42,8 @@ class _Builder:
 
     def build(self, section: ClusterSection) -> Cluster:
         nodes = tuple(self._node(index, node) for index, node in enumerate(section.nodes))
-        assert not isinstance(section.link_bw, list)  # refused by unsupported_fields
-        assert not isinstance(section.link_latency, list)
-        return Cluster(self._file, tuple(self._instances), nodes, section.link_bw, section.link_latency)
+        network = build_network(self._file, section, [len(node.npus) for node in nodes])
+        return Cluster(self._file, tuple(self._instances), nodes, network)
 
     def _node(self, node_id: int, node: NodeSection) -> NodeSpec:
         first = self._npus
@@ -170,48 +169,3 @@ def _check_pairs(cluster: Cluster) -> None:
             "nodes[].instances[].model_name",
             f"prefill and decode instances must serve one model in one precision, not {names}",
         )
-
-
-def network_config(cluster: Cluster) -> NetworkConfig:
-    """One fully connected dimension: every pair of NPUs has the config's link between them."""
-    return NetworkConfig(
-        topology=("FullyConnected",),
-        npus_count=(cluster.npu_count,),
-        bandwidth_gbps=(cluster.link_bw_gbps,),
-        latency_ns=(cluster.link_latency_ns,),
-    )
-
-
-def system_config(cluster: Cluster) -> SystemConfig:
-    """Ring collectives in one chunk; reductions at the speed of the slowest NPU memory."""
-    return SystemConfig(
-        scheduling_policy="LIFO",
-        endpoint_delay_ns=10,
-        active_chunks_per_dimension=1,
-        preferred_dataset_splits=1,
-        all_reduce=("ring",),
-        all_gather=("ring",),
-        reduce_scatter=("ring",),
-        all_to_all=("ring",),
-        collective_optimization="localBWAware",
-        local_mem_bw_gbps=min(instance.mem_bw_gbps for instance in cluster.instances),
-    )
-
-
-def memory_configs(cluster: Cluster) -> list[MemoryConfig]:
-    """Host memory, one queue per node; the engine has one speed for all of them, so they must agree."""
-    speeds = {(node.cpu_mem_bw_gbps, node.cpu_mem_latency_ns) for node in cluster.nodes}
-    if len(speeds) > 1:
-        raise InputError(
-            cluster.file, "nodes[].cpu_mem", "host memories of different speed are not supported yet"
-        )
-    ((bandwidth, latency),) = speeds
-    node_of_npu = tuple(node.node_id for node in cluster.nodes for _ in node.npus)
-    return [
-        MemoryConfig(
-            memory_type="PER_NODE_MEMORY_EXPANSION",
-            bandwidth_gbps=bandwidth,
-            latency_ns=round(latency),
-            node_of_npu=node_of_npu,
-        )
-    ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from astra_sim.et import Dialect
 from astra_sim.input_error import InputError
 from inference_serving.logger import LEVELS
 from inference_serving.policies import policy_names
@@ -23,8 +25,8 @@ _NOT_YET = {
     "enable_sub_batch_interleaving": (False, "sub-batch interleaving"),
     "enable_attn_prediction": (False, "the attention predictor"),
     "expert_routing_policy": ("FAST", "expert routing (no mixture-of-experts model runs yet)"),
-    "network_backend": ("analytical", "this network backend"),
 }
+_BACKENDS = {"analytical": "unaware", "analytical-aware": "aware"}
 _LATER_ROUTERS = ("CUSTOM", "LWL", "SITA", "MSC")
 
 
@@ -52,6 +54,15 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         choices=[*router_names(), *_LATER_ROUTERS],
         default="RR",
         help="which instance serves a request",
+    )
+    group.add_argument(
+        "--network-backend",
+        choices=_BACKENDS,
+        default="analytical",
+        help="analytical: links without contention; analytical-aware: messages queue at links",
+    )
+    group.add_argument(
+        "--engine-binary", type=Path, help="run every iteration in this ASTRA-Sim executable instead"
     )
     group.add_argument("--seed", type=int, default=0, help="seed of everything random")
 
@@ -114,7 +125,7 @@ def _add_output_flags(group: argparse._ArgumentGroup) -> None:
         help="which iterations, such as 0-9,100 (per instance)",
     )
     group.add_argument(
-        "--et-dialect", choices=["chakra", "kaist"], default="chakra", help="dialect of dumped .et files"
+        "--et-dialect", choices=get_args(Dialect), default="chakra", help="dialect of dumped .et files"
     )
 
 
@@ -126,9 +137,6 @@ def _add_later_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--prefix-storage", choices=["None", "CPU", "CXL"], default="None", help="None only")
     group.add_argument(
         "--expert-routing-policy", choices=["RR", "RAND", "FAST", "CUSTOM"], default="FAST", help="FAST only"
-    )
-    group.add_argument(
-        "--network-backend", choices=["analytical", "ns3"], default="analytical", help="analytical only"
     )
 
 
@@ -153,6 +161,8 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         kv_bits=kv_bits,
         npu_memory_utilization=args.npu_memory_utilization,
         request_routing_policy=args.request_routing_policy,
+        network_backend=_BACKENDS[args.network_backend],
+        engine_binary=args.engine_binary,
         latency_source=args.latency_source,
         profile_dir=args.profile_dir,
         seed=args.seed,
