@@ -33,7 +33,6 @@ from astra_sim import (
     NodeKind,
     SystemConfig,
 )
-from astra_sim.network_config import Wiring
 
 _COMPUTE_NS, _ALL_REDUCE_BYTES = 50_000, 2 << 20
 _LAYERS_IN_HALF_A_BLOCK = 5
@@ -86,9 +85,8 @@ SCENARIOS = {
 def engine_of(scenario: Scenario, backend: str) -> Engine:
     """An engine for a scenario: rings of 50 GB/s and 500 ns."""
     rank = len(scenario.dimensions)
-    ring: Wiring = "Ring"
     network = NetworkConfig(
-        topology=(ring,) * rank,
+        topology=("Ring",) * rank,
         npus_count=scenario.dimensions,
         bandwidth_gbps=(50.0,) * rank,
         latency_ns=(500.0,) * rank,
