@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from astra_sim.network_config import Wiring
 
-PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_LEAST = 1e-6
+
+
+def _not_tiny(value: float) -> float:
+    """Keep times of a run far below 2**63 ns."""
+    if value < _LEAST:
+        raise ValueError(f"{value!r}: must be at least {_LEAST:g}")
+    return value
+
+
+PositiveNumber = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False), AfterValidator(_not_tiny)]
+NonNegativeNumber = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 PositiveCount = Annotated[int, Field(ge=1)]
 
 
@@ -169,7 +179,7 @@ def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
     if (instance.ep_size or 1) > 1:
         wanted.append(("ep_size", "expert parallelism"))
     if instance.dp_group is not None:
-        wanted.append(("dp_group", "data-parallel groups"))
+        wanted.append(("dp_group", "data parallelism"))
     if instance.enable_prefix_caching:
         wanted.append(("enable_prefix_caching", "prefix caching"))
     if instance.placement is not None:

@@ -123,14 +123,16 @@ class _Builder:
         return settings
 
     def _precision(self, path: str, section: InstanceSection) -> Precision:
-        weight_bits, kv_bits = self._config.weight_bits, self._config.kv_bits
+        weight_bits, field = self._config.weight_bits, "dtype"
         try:
             if section.dtype is not None:
-                weight_bits = kv_bits = weight_bits_of(section.dtype, weight_bits)
+                weight_bits = weight_bits_of(section.dtype, weight_bits)
+            kv_bits = self._config.kv_bits or weight_bits
+            field = "kv_cache_dtype"
             if section.kv_cache_dtype is not None:
                 kv_bits = kv_bits_of(section.kv_cache_dtype, weight_bits)
         except ValueError as error:
-            raise InputError(self._file, path, str(error)) from None
+            raise InputError(self._file, f"{path}.{field}", str(error)) from None
         return Precision(weight_bits, kv_bits)
 
     def _memory(
@@ -144,8 +146,8 @@ class _Builder:
                 self._file,
                 f"{path}.npu_mem.mem_size",
                 f"{memory.mem_size:g} GB: {model.name} over {section.npu_count} NPU(s) needs "
-                f"{plan.weight_bytes / GIB:.1f} GB for weights and {plan.kv_bytes_per_block / GIB:.3f} GB for a "
-                f"KV block on each, but only {plan.usable_bytes / GIB:.1f} GB are usable "
+                f"{plan.weight_bytes / GIB:.3f} GB for weights and {plan.kv_bytes_per_block / GIB:.3f} GB for a "
+                f"KV block on each, but only {plan.usable_bytes / GIB:.3f} GB are usable "
                 f"(utilization {utilization:g}); use more NPUs, more memory or fewer bits",
             )
         return plan
@@ -161,11 +163,20 @@ def _check_pairs(cluster: Cluster) -> None:
             "nodes[].instances[].pd_type",
             f"there is a {have} instance but no {lack} instance to pair it with; add one, or set pd_type to null",
         )
-    kinds = {(spec.model.name, spec.precision) for spec in prefill + decode}
-    if len(kinds) > 1:
-        names = ", ".join(sorted(f"{name} (kv {precision.kv_bits} bit)" for name, precision in kinds))
+    paired = prefill + decode
+    if len({spec.model for spec in paired}) > 1:
+        names = sorted({spec.model.name for spec in paired})
         raise InputError(
             cluster.file,
             "nodes[].instances[].model_name",
-            f"prefill and decode instances must serve one model in one precision, not {names}",
+            "prefill and decode instances must serve one model, not "
+            + (", ".join(names) if len(names) > 1 else f"different ones named {names[0]!r}"),
+        )
+    kinds = sorted({(spec.precision.weight_bits, spec.precision.kv_bits) for spec in paired})
+    if len(kinds) > 1:
+        found = " and ".join(f"{weights}-bit weights with {kv}-bit KV" for weights, kv in kinds)
+        raise InputError(
+            cluster.file,
+            "nodes[].instances[].dtype",
+            f"prefill and decode instances must use one precision, not {found}; set dtype and kv_cache_dtype alike",
         )

@@ -48,8 +48,13 @@ def memory_configs(cluster: Cluster) -> list[MemoryConfig]:
     """Host memory, one queue per node; the engine has one speed for all of them, so they must agree."""
     speeds = {(node.cpu_mem_bw_gbps, node.cpu_mem_latency_ns) for node in cluster.nodes}
     if len(speeds) > 1:
+        found = " and ".join(
+            f"{bandwidth:g} GB/s with {latency:g} ns" for bandwidth, latency in sorted(speeds)
+        )
         raise InputError(
-            cluster.file, "nodes[].cpu_mem", "host memories of different speed are not supported yet"
+            cluster.file,
+            "nodes[].cpu_mem",
+            f"host memories of different speed are not supported yet: {found}; give all nodes the same",
         )
     ((bandwidth, latency),) = speeds
     node_of_npu = tuple(node.node_id for node in cluster.nodes for _ in node.npus)

@@ -48,7 +48,8 @@ class SimulationConfig:
 
     scheduler: SchedulerSettings = SchedulerSettings()
     weight_bits: int = 16
-    kv_bits: int = 16
+    kv_bits: int | None = None
+    """Bits of a KV element; None: as the weights of each instance."""
     npu_memory_utilization: float = 0.9
     request_routing_policy: str = "RR"
     network_backend: str = "unaware"
