@@ -41,6 +41,8 @@ class Simulation:
         dimensions: Sequence[Dimension],
         system: SystemSpec,
         memories: Sequence[MemorySpec],
+        replies: int = -1,
+        requests: int = -1,
     ) -> None: ...
     def compile(self, graphs: Sequence[Graph]) -> Template: ...
     def submit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from astra_sim._engine import Template
 from astra_sim.graph import Completion, Graph
 from astra_sim.memory_config import MemoryConfig
 from astra_sim.network_config import NetworkConfig
+from astra_sim.ns3_backend import Ns3Options, start_ns3
 from astra_sim.system_config import SystemConfig
 
 _WIRINGS = {
@@ -51,6 +53,9 @@ class EngineCounters(NamedTuple):
 class Engine:
     """One discrete-event simulation: a clock in ns, a network, memories, and NPUs that execute graphs.
 
+    Backend "ns3" starts a network process of its own, which ends with the engine. If that process fails,
+    methods raise RuntimeError.
+
     >>> import numpy as np
     >>> from astra_sim import Graph, Node, NodeKind
     >>> engine = Engine(NetworkConfig.flat("Switch", 2, bandwidth_gbps=50, latency_ns=500), SystemConfig())
@@ -66,11 +71,18 @@ class Engine:
         system: SystemConfig,
         memories: Sequence[MemoryConfig] = (),
         backend: str = "unaware",
+        ns3: Ns3Options | None = None,
     ) -> None:
         self._npu_count = network.npu_total
-        self._simulation = _engine.Simulation(
-            backend, _dimensions(network), _system(system), [_memory(m, network.npu_total) for m in memories]
-        )
+        if ns3 is not None and backend != "ns3":
+            raise ValueError(f"ns3 options are for backend 'ns3', not {backend!r}")
+        parts = (_dimensions(network), _system(system), [_memory(m, network.npu_total) for m in memories])
+        if backend == "ns3":
+            process = start_ns3(network, ns3 or Ns3Options())
+            weakref.finalize(self, process.stop)
+            self._simulation = _engine.Simulation("pipe", *parts, *process.hand_over())
+        else:
+            self._simulation = _engine.Simulation(backend, *parts)
 
     @property
     def now_ns(self) -> int:

@@ -38,6 +38,11 @@ std::span<const std::int64_t> view(const Numbers& numbers) {
   return {numbers.data(), numbers.shape(0)};
 }
 
+/// Take over the descriptors of the pipes to a network process; -1: there is none.
+PipeEnds pipe_ends(int replies, int requests) {
+  return {FileDescriptor(replies), FileDescriptor(requests)};
+}
+
 TicketNumber submit(Simulation& simulation, const Template& structure, const std::vector<NpuId>& npus,
                     const Numbers& durations_ns, const Numbers& sizes, Time at_ns) {
   return simulation.submit(structure.structure, npus, view(durations_ns), view(sizes), at_ns);
@@ -92,11 +97,11 @@ void bind_simulation(nb::module_& module) {
       .def(
           "__init__",
           [](Simulation* self, std::string backend, std::vector<Dimension> dimensions, SystemSpec system,
-             std::vector<MemorySpec> memories) {
-            new (self) Simulation(
-                {std::move(backend), std::move(dimensions), std::move(system), std::move(memories)});
+             std::vector<MemorySpec> memories, int replies, int requests) {
+            new (self) Simulation({std::move(backend), std::move(dimensions), std::move(system),
+                                   std::move(memories), pipe_ends(replies, requests)});
           },
-          "backend"_a, "dimensions"_a, "system"_a, "memories"_a)
+          "backend"_a, "dimensions"_a, "system"_a, "memories"_a, "replies"_a = -1, "requests"_a = -1)
       .def(
           "compile",
           [](const Simulation& self, nb::sequence graphs) {

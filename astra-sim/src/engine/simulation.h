@@ -20,6 +20,7 @@ struct SimulationSpec {
   std::vector<Dimension> dimensions;
   SystemSpec system;
   std::vector<MemorySpec> memories;
+  PipeEnds network_pipe;  ///< to the process that simulates network backend 'pipe'
 };
 
 /// One simulation: the clock, the network, the memories, the NPUs and the graphs they execute.
@@ -56,6 +57,7 @@ class Simulation {
   [[nodiscard]] std::uint64_t events() const;
 
  private:
+  [[nodiscard]] bool has_event(Time limit);
   void check_fit(const GraphTemplate& structure, std::span<const NpuId> npus,
                  std::span<const Time> durations_ns, std::span<const Bytes> sizes, Time at) const;
   void check_all_gathers(const GraphTemplate& structure, std::span<const Bytes> sizes) const;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/event_queue.h"
+#include "network/pipe_ends.h"
 #include "network/topology.h"
 
 namespace astra {
@@ -18,12 +19,18 @@ class Network {
 
   /// Start moving `bytes` from `source` to `destination` now; wake `landed` when all of it has arrived.
   virtual void send(NpuId source, NpuId destination, Bytes bytes, Callback landed) = 0;
+
+  /// Bring a clock of its own forward to `limit` (ns) or to its next landing, whichever is first; landings
+  /// become events. Called before the engine's clock moves that far. Networks without a clock have nothing to
+  /// do.
+  virtual void catch_up(Time /*limit*/) {}
 };
 
 /// Make the network model called `name`; throws std::invalid_argument when there is none of that name.
 ///
-/// A new model is one file that implements Network and one line in network_registry.cc.
+/// Only 'pipe' uses the ends of pipes. A new model is one file that implements Network and one line in
+/// network_registry.cc.
 [[nodiscard]] std::unique_ptr<Network> make_network(const std::string& name, const Topology& topology,
-                                                    EventQueue& queue);
+                                                    EventQueue& queue, PipeEnds ends);
 
 }  // namespace astra
