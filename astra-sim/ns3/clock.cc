@@ -23,7 +23,7 @@ Reply Clock::advance(std::int64_t limit_ns) {
 void Clock::landed(std::int64_t id) {
   landings_.push_back({now_ns(), id});
   if (landings_.size() > 1 || settling_) return;
-  stop_.Cancel();
+  stop_.Remove();
   stop_at(now_ns());
 }
 
