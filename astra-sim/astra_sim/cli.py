@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 
@@ -12,20 +11,13 @@ from astra_sim.engine import Engine
 from astra_sim.et_graphs import read_graphs
 from astra_sim.graph import CollectiveKind, Graph, Node, NodeKind
 from astra_sim.input_error import InputError
-from astra_sim.link_topology import links_of_network, read_logical_dims
 from astra_sim.memory_config import read_memories
-from astra_sim.network_config import NetworkConfig, read_network
-from astra_sim.ns3_backend import Ns3Options
+from astra_sim.network_config import read_network
+from astra_sim.ns3_flags import add_ns3_flags, ns3_network
 from astra_sim.report import Report
 from astra_sim.system_config import SystemConfig, read_system
 
 _STALL_LINES = 20
-_NS3_FLAGS = {
-    "ns3_mtu": "mtu_bytes",
-    "ns3_header": "header_bytes",
-    "ns3_window": "window_bdp",
-    "ns3_buffer": "buffer_bytes",
-}
 
 
 class NotSupportedError(ValueError):
@@ -44,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     _check_supported(options)
-    network, ns3 = _network(options)
+    network, ns3 = ns3_network(options, read_network(options.network_configuration))
     system = _scaled(read_system(options.system_configuration), options.injection_scale)
     memory_file = options.remote_memory_configuration
     memories = read_memories(memory_file) if memory_file else []
@@ -79,46 +71,16 @@ def _report_stall(engine: Engine) -> int:
 
 
 def _check_supported(options: argparse.Namespace) -> None:
-    if options.network_backend not in ("unaware", "ns3"):
+    if options.network_backend == "aware":
         raise NotSupportedError(
             f"--network-backend: not supported yet: {options.network_backend!r}; use 'unaware'"
         )
-    if options.network_backend != "ns3":
-        for flag in (*_NS3_FLAGS, "logical_topology_configuration"):
-            if getattr(options, flag) is not None:
-                raise InputError(f"--{flag.replace('_', '-')}", "", "only with --network-backend ns3")
     if options.num_queues_per_dim != 1:
         raise NotSupportedError(
             f"--num-queues-per-dim: not supported yet: {options.num_queues_per_dim}; use 1"
         )
     if options.rendezvous_protocol:
         raise NotSupportedError("--rendezvous-protocol: not supported yet: true; use false")
-
-
-def _network(options: argparse.Namespace) -> tuple[NetworkConfig, Ns3Options | None]:
-    """The network that collectives see, and for ns-3 how its packets move on which links."""
-    network = read_network(options.network_configuration)
-    if options.network_backend != "ns3":
-        return network, None
-    given = {field: getattr(options, flag) for flag, field in _NS3_FLAGS.items()}
-    ns3 = Ns3Options(
-        links=links_of_network(network),
-        **{field: value for field, value in given.items() if value is not None},
-    )
-    path = options.logical_topology_configuration
-    if path is None:
-        return network, ns3
-    dims = read_logical_dims(path)
-    if math.prod(dims) != network.npu_total:
-        raise InputError(
-            path, "logical-dims", f"{math.prod(dims)} NPUs, but the network has {network.npu_total}"
-        )
-    return NetworkConfig(
-        topology=network.topology[:1] * len(dims),
-        npus_count=dims,
-        bandwidth_gbps=network.bandwidth_gbps[:1] * len(dims),
-        latency_ns=network.latency_ns[:1] * len(dims),
-    ), ns3
 
 
 def _scaled(system: SystemConfig, scale: float) -> SystemConfig:
@@ -200,9 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         help="kaist: node types and ns durations of the published serving fork (default: %(default)s)",
     )
     _add_model_options(parser.add_argument_group("model"))
-    _add_ns3_options(
-        parser.add_argument_group("network of packets", "for --network-backend ns3; docs/ns3.md")
-    )
+    add_ns3_flags(parser.add_argument_group("packets, with --network-backend ns3"))
     output = parser.add_argument_group("output")
     output.add_argument("--logging-configuration", metavar="FILE", help="accepted, has no effect")
     output.add_argument("--logging-folder", metavar="DIR", help="also write the report to DIR/log.log")
@@ -214,7 +174,7 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
         "--network-backend",
         choices=("unaware", "aware", "ns3"),
         default="unaware",
-        help="congestion model (default: %(default)s; aware is not supported yet; ns3: ./compile.sh --ns3)",
+        help="congestion model (default: %(default)s; aware is not supported yet; ns3: see docs/ns3.md)",
     )
     model.add_argument(
         "--num-queues-per-dim", type=int, default=1, metavar="N", help="only 1 is supported yet (default: 1)"
@@ -235,19 +195,3 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
     )
     for name in ("comm-scale", "compute-scale"):
         model.add_argument(f"--{name}", type=float, metavar="X", help="accepted, no effect, as in ASTRA-Sim")
-
-
-def _add_ns3_options(ns3: argparse._ArgumentGroup) -> None:
-    ns3.add_argument("--ns3-mtu", type=int, metavar="BYTES", help="data in a full packet (default: 4096)")
-    ns3.add_argument("--ns3-header", type=int, metavar="BYTES", help="beside the data (default: 82)")
-    ns3.add_argument(
-        "--ns3-window", type=float, metavar="K", help="bandwidth-delay products a pair may have under way"
-    )
-    ns3.add_argument(
-        "--ns3-buffer", type=int, metavar="BYTES", help="of a forwarder's port (default: no limit)"
-    )
-    ns3.add_argument(
-        "--logical-topology-configuration",
-        metavar="FILE",
-        help='dimensions that collectives see: {"logical-dims": ["8", "4"]} (default: those of the network)',
-    )

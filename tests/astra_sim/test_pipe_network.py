@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 from astra_sim_builders import all_reduce, collective, comp, drain, network, numbers, recv, run, send
 
-from astra_sim import CollectiveKind, Engine, Graph, NetworkConfig, Ns3Options, SystemConfig
+from astra_sim import (
+    CollectiveKind,
+    Engine,
+    Graph,
+    NetworkConfig,
+    Ns3Options,
+    SystemConfig,
+    write_graphs,
+    write_network,
+    write_system,
+)
+from astra_sim.cli import main
 from astra_sim.input_error import InputError
 from astra_sim.ns3_backend import ENVIRONMENT_VARIABLE, NetworkProcess, find_executable, start_ns3
 
@@ -239,3 +250,47 @@ def test_options_out_of_range_are_named(options, message):
 def test_options_need_the_backend():
     with pytest.raises(ValueError, match="ns3 options are for backend 'ns3', not 'unaware'"):
         Engine(network(2), system(1), ns3=Ns3Options())
+
+
+@pytest.fixture
+def command(tmp_path):
+    """The command line on a case of four NPUs; returns a function that takes more flags."""
+    write_network(tmp_path / "network.yml", network(4))
+    write_system(tmp_path / "system.json", system(1))
+    write_graphs(tmp_path / "t", [Graph((all_reduce(0),))] * 4, numbers(), numbers(1 << 20))
+    inputs = {"workload": "t", "system": "system.json", "network": "network.yml"}
+    flags = [f"--{name}-configuration={tmp_path}/{file}" for name, file in inputs.items()]
+    return lambda *more: main([*flags, *more])
+
+
+@pytest.mark.parametrize(
+    "flag", ["--ns3-mtu=9000", "--ns3-window=1", "--logical-topology-configuration=x.json"]
+)
+def test_flags_of_ns3_need_the_backend(command, capsys, flag):
+    assert command(flag) == 2
+    assert capsys.readouterr().err == f"error: {flag.split('=')[0]}: only with --network-backend ns3\n"
+
+
+def test_the_command_hands_its_flags_over(fake, command, tmp_path):
+    fake.program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/flags\nexit 3\n')
+    assert command("--network-backend=ns3", "--ns3-mtu=9000", "--ns3-header=40", "--ns3-window=1.5") == 2
+    assert (
+        (tmp_path / "flags")
+        .read_text()
+        .startswith("--mtu=9000 --header=40 --window=1.5 --buffer=0 --topology=/")
+    )
+
+
+def test_the_command_ends_with_one_message_when_the_process_fails(fake, command, capfd):
+    fake.program.write_text("#!/bin/sh\necho astra_ns3: error: told to fail >&2\nexit 2\n")
+    assert command("--network-backend=ns3") == 2
+    assert capfd.readouterr().err == (
+        "astra_ns3: error: told to fail\nerror: the network process has ended; its own message says why\n"
+    )
+
+
+def test_logical_dims_must_be_those_npus(command, tmp_path, capsys):
+    (tmp_path / "logical.json").write_text('{"logical-dims": ["2", "4"]}')
+    flags = ["--network-backend=ns3", f"--logical-topology-configuration={tmp_path}/logical.json"]
+    assert command(*flags) == 2
+    assert "logical.json: logical-dims: 8 NPUs, but the network has 4\n" in capsys.readouterr().err
