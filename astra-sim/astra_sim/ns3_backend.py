@@ -24,7 +24,7 @@ _LARGEST_WINDOW = 1e6
 
 _INSTALL = (
     "install ns-3 (Debian, Ubuntu: sudo apt-get install libns3-dev; any Linux: .venv/bin/python -m pip install "
-    "ns3==3.44.post0), then run ./compile.sh --ns3"
+    "--no-deps ns3==3.44.post0), then run ./compile.sh --ns3"
 )
 
 

@@ -48,7 +48,7 @@ use_system() {
   printf '#include <ns3/point-to-point-module.h>\nint main() { return 0; }\n' |
     "$compiler" -std=c++20 -fsyntax-only -x c++ - >/dev/null 2>&1 || fail "ns-3 is not installed; install it and run this again
   Debian, Ubuntu:  sudo apt-get install libns3-dev
-  any Linux:       .venv/bin/python -m pip install ns3==3.44.post0
+  any Linux:       .venv/bin/python -m pip install --no-deps ns3==3.44.post0
   or name one:     NS3_ROOT=/path/to/ns-3/build ./compile.sh --ns3"
   flags=()
   for library in point-to-point network core; do flags+=("-lns3-$library"); done
