@@ -1,7 +1,9 @@
 #include "link_map.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 
@@ -89,6 +91,19 @@ LinkMap LinkMap::read(const std::string& file) {
   if (map.nodes_ == 0) throw std::runtime_error(file + ": empty; the first line is 'npus N switches S'");
   map.find_paths();
   return map;
+}
+
+Path LinkMap::path(std::int32_t node, std::int32_t npu) const {
+  Path path{0.0, std::numeric_limits<double>::max(), 0.0};
+  while (node != npu) {
+    const std::int32_t next = next_link(node, npu);
+    const Link& link = links_[static_cast<std::size_t>(next)];
+    path.latency_ns += link.latency_ns;
+    path.narrowest_bps = std::min(path.narrowest_bps, link.bits_per_second);
+    path.seconds_per_bit += 1.0 / link.bits_per_second;
+    node = across(next, node);
+  }
+  return path;
 }
 
 void LinkMap::find_paths() {

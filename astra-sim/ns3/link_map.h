@@ -15,6 +15,13 @@ struct Link {
   double latency_ns = 0.0;
 };
 
+/// What lies between two nodes.
+struct Path {
+  double latency_ns = 0.0;       ///< of all links
+  double narrowest_bps = 0.0;    ///< bits a second of the slowest link
+  double seconds_per_bit = 0.0;  ///< on all links, one after another
+};
+
 /// NPUs 0 to npus-1, then switches, and the links between them, with shortest paths.
 ///
 /// Paths have the fewest links. Among equally short ones a node prefers links that name it first, then the
@@ -36,6 +43,8 @@ class LinkMap {
     return next_link_[static_cast<std::size_t>(npu) * static_cast<std::size_t>(nodes_) +
                       static_cast<std::size_t>(node)];
   }
+  /// The path on which a node sends what is meant for an NPU; there must be one.
+  [[nodiscard]] Path path(std::int32_t node, std::int32_t npu) const;
   /// The other end of a link.
   [[nodiscard]] std::int32_t across(std::int32_t link, std::int32_t node) const {
     const Link& cable = links_[static_cast<std::size_t>(link)];

@@ -18,6 +18,8 @@ constexpr std::uint16_t kProtocol = 0x0800;  // the device's framing knows IP on
 constexpr std::int64_t kFraming = 2;         // bytes that the device adds itself
 constexpr double kPsPerNs = 1000.0;
 constexpr double kPsPerSecond = 1e12;
+constexpr double kNsPerSecond = 1e9;
+constexpr double kMostBytes = 1e15;  // of a window
 
 ns3::Time picoseconds(double value) {
   return ns3::PicoSeconds(static_cast<std::uint64_t>(std::llround(value)));
@@ -55,7 +57,7 @@ void PacketNetwork::lay(std::int32_t link, const std::vector<ns3::Ptr<ns3::Node>
 
 void PacketNetwork::send(std::int64_t id, std::int32_t source, std::int32_t destination, std::int64_t bytes) {
   Pair& way = pair(source, destination);
-  way.backlog.push_back({take_message({id, bytes, destination, &way}), bytes});
+  way.backlog.push_back({take_message({id, bytes, destination, &way}), bytes, 0});
   give_turn(way);
 }
 
@@ -71,36 +73,22 @@ PacketNetwork::Pair& PacketNetwork::pair(std::int32_t source, std::int32_t desti
   if (!found) {
     found = std::make_unique<Pair>();
     found->port = &port(source, map_.next_link(source, destination));
-    found->back = latency(source, destination);
-    found->window_bytes = window(source, destination);
+    const Path path = map_.path(source, destination);
+    const auto packet_bits = static_cast<double>(8 * (transport_.mtu_bytes + transport_.header_bytes));
+    found->back = picoseconds(path.latency_ns * kPsPerNs);
+    found->packet_time = picoseconds(packet_bits / path.narrowest_bps * kPsPerSecond);
+    found->window_bytes = window_bytes(path, packet_bits);
   }
   return *found;
 }
 
-ns3::Time PacketNetwork::latency(std::int32_t from, std::int32_t npu) const {
-  double total_ns = 0.0;
-  for (std::int32_t node = from; node != npu; node = map_.across(map_.next_link(node, npu), node)) {
-    total_ns += map_.links()[static_cast<std::size_t>(map_.next_link(node, npu))].latency_ns;
-  }
-  return picoseconds(total_ns * kPsPerNs);
-}
-
 // The bandwidth-delay product: the narrowest link times the time from the start of a full packet until its
 // acknowledgement is back. At least one packet.
-std::int64_t PacketNetwork::window(std::int32_t source, std::int32_t destination) const {
+std::int64_t PacketNetwork::window_bytes(const Path& path, double packet_bits) const {
   if (transport_.window_bdp <= 0) return 0;
-  const auto packet_bits = static_cast<double>(8 * (transport_.mtu_bytes + transport_.header_bytes));
-  double narrowest = std::numeric_limits<double>::max();
-  double round_trip_s = 2 * latency(source, destination).GetDouble() / kPsPerSecond;
-  for (std::int32_t node = source; node != destination;) {
-    const std::int32_t link = map_.next_link(node, destination);
-    const double rate = map_.links()[static_cast<std::size_t>(link)].bits_per_second;
-    narrowest = std::min(narrowest, rate);
-    round_trip_s += packet_bits / rate;
-    node = map_.across(link, node);
-  }
-  const double bytes = transport_.window_bdp * narrowest * round_trip_s / 8;
-  return std::max(transport_.mtu_bytes, static_cast<std::int64_t>(std::ceil(std::min(bytes, 1e15))));
+  const double round_trip_s = 2 * path.latency_ns / kNsPerSecond + packet_bits * path.seconds_per_bit;
+  const double bytes = transport_.window_bdp * path.narrowest_bps * round_trip_s / 8;
+  return std::max(transport_.mtu_bytes, static_cast<std::int64_t>(std::ceil(std::min(bytes, kMostBytes))));
 }
 
 std::uint32_t PacketNetwork::take_message(const Message& message) {
@@ -133,7 +121,8 @@ void PacketNetwork::feed(Port& port) {
   port.turns.pop_front();
   Piece& piece = pair.backlog.front();
   const std::int64_t bytes = std::min(piece.bytes, transport_.mtu_bytes);
-  const std::uint32_t message = piece.message;
+  const PacketTag tag(piece.message, static_cast<std::uint32_t>(bytes), messages_[piece.message].destination,
+                      piece.drops);
   piece.bytes -= bytes;
   if (piece.bytes == 0) pair.backlog.pop_front();
   pair.unacknowledged += bytes;
@@ -142,8 +131,9 @@ void PacketNetwork::feed(Port& port) {
 
   const std::int64_t size = std::max<std::int64_t>(0, bytes + transport_.header_bytes - kFraming);
   const auto packet = ns3::Create<ns3::Packet>(static_cast<std::uint32_t>(size));
-  packet->AddPacketTag(PacketTag(message, static_cast<std::uint32_t>(bytes), messages_[message].destination));
+  packet->AddPacketTag(tag);
   port.own_waiting = ns3::PeekPointer(packet);
+  port.own_bytes = size + kFraming;
   port.device->Send(packet, port.device->GetBroadcast(), kProtocol);
 }
 
@@ -151,6 +141,7 @@ void PacketNetwork::feed(Port& port) {
 void PacketNetwork::begun(Port* port, ns3::Ptr<const ns3::Packet> packet) {
   if (ns3::PeekPointer(packet) != port->own_waiting) return;
   port->own_waiting = nullptr;
+  port->own_bytes = 0;
   feed(*port);
 }
 
@@ -168,11 +159,10 @@ bool PacketNetwork::arrived(std::int32_t node, ns3::Ptr<ns3::NetDevice>, ns3::Pt
 
 void PacketNetwork::forward(std::int32_t node, ns3::Ptr<const ns3::Packet> packet, const PacketTag& tag) {
   Port& out = port(node, map_.next_link(node, tag.destination()));
-  const std::int64_t size = tag.bytes() + transport_.header_bytes;
-  if (transport_.buffer_bytes > 0 && out.device->GetQueue()->GetNBytes() + size > transport_.buffer_bytes) {
-    Pair* way = messages_[tag.message()].pair;
-    ns3::Simulator::Schedule(way->back - latency(node, tag.destination()), &PacketNetwork::send_again, this,
-                             way, tag.message(), static_cast<std::int64_t>(tag.bytes()));
+  const std::int64_t waiting = out.device->GetQueue()->GetNBytes() - out.own_bytes;
+  if (transport_.buffer_bytes > 0 &&
+      waiting + tag.bytes() + transport_.header_bytes > transport_.buffer_bytes) {
+    drop(node, tag);
     return;
   }
   // The channel made this packet for its receiver alone, so it may go on without another copy.
@@ -198,9 +188,21 @@ void PacketNetwork::acknowledge(Pair* pair, std::int64_t bytes) {
   give_turn(*pair);
 }
 
-void PacketNetwork::send_again(Pair* pair, std::uint32_t message, std::int64_t bytes) {
-  pair->unacknowledged -= bytes;
-  pair->backlog.push_front({message, bytes});
+// The source hears of it after the latencies from here back. Then it waits, so that senders whose packets are
+// dropped again and again come to send less than the network can carry; otherwise they might never get
+// through.
+void PacketNetwork::drop(std::int32_t node, const PacketTag& tag) {
+  Pair* way = messages_[tag.message()].pair;
+  const ns3::Time ahead = picoseconds(map_.path(node, tag.destination()).latency_ns * kPsPerNs);
+  const ns3::Time wait = ns3::PicoSeconds(way->packet_time.GetPicoSeconds() * tag.drops());
+  const PacketTag again(tag.message(), tag.bytes(), tag.destination(), tag.drops() + 1);
+  ns3::Simulator::Schedule(std::max(way->back - ahead, ns3::Time(0)) + wait, &PacketNetwork::send_again, this,
+                           way, again);
+}
+
+void PacketNetwork::send_again(Pair* pair, const PacketTag& tag) {
+  pair->unacknowledged -= tag.bytes();
+  pair->backlog.push_front({tag.message(), tag.bytes(), tag.drops()});
   give_turn(*pair);
 }
 

@@ -25,8 +25,9 @@ namespace astra_ns3 {
 /// one at a time, the pairs (source, destination) that use it taking turns; a pair sends its messages in
 /// order. A message has landed when its last byte is at the destination. With a window, a pair stops at that
 /// much unacknowledged data; acknowledgements come back after the latencies of the path and take no
-/// bandwidth. With a buffer, a full port of a forwarder drops the packet, and the source, told as late, sends
-/// it again first.
+/// bandwidth. With a buffer, a port of a forwarder that is full of others' packets drops the packet, and the
+/// source, told as late, sends it again first; before, it waits the time of a packet for every earlier drop
+/// of the same data.
 class PacketNetwork {
  public:
   /// Build the network; landings are told to the clock. Map and clock must outlive it.
@@ -50,11 +51,13 @@ class PacketNetwork {
     ns3::Ptr<ns3::PointToPointNetDevice> device;
     std::deque<Pair*> turns;                   // pairs that have something to send and may
     const ns3::Packet* own_waiting = nullptr;  // the node's own packet in the queue; compared, never followed
+    std::int64_t own_bytes = 0;                // its size
   };
   /// Data not sent yet, or to be sent again.
   struct Piece {
     std::uint32_t message;
     std::int64_t bytes;
+    std::uint32_t drops;
   };
   /// All traffic from one NPU to another.
   struct Pair {
@@ -63,6 +66,7 @@ class PacketNetwork {
     std::int64_t window_bytes = 0;    // 0: no limit
     std::int64_t unacknowledged = 0;  // bytes
     ns3::Time back;                   // latencies of the whole path
+    ns3::Time packet_time;            // of a full packet on its narrowest link
     bool has_turn = false;
   };
   struct Message {
@@ -75,8 +79,7 @@ class PacketNetwork {
   void lay(std::int32_t link, const std::vector<ns3::Ptr<ns3::Node>>& nodes);
   [[nodiscard]] Port& port(std::int32_t node, std::int32_t link);
   [[nodiscard]] Pair& pair(std::int32_t source, std::int32_t destination);
-  [[nodiscard]] ns3::Time latency(std::int32_t from, std::int32_t npu) const;
-  [[nodiscard]] std::int64_t window(std::int32_t source, std::int32_t destination) const;
+  [[nodiscard]] std::int64_t window_bytes(const Path& path, double packet_bits) const;
   [[nodiscard]] static bool may_send(const Pair& pair);
   [[nodiscard]] std::uint32_t take_message(const Message& message);
 
@@ -88,7 +91,8 @@ class PacketNetwork {
   void forward(std::int32_t node, ns3::Ptr<const ns3::Packet> packet, const PacketTag& tag);
   void deliver(const PacketTag& tag);
   void acknowledge(Pair* pair, std::int64_t bytes);
-  void send_again(Pair* pair, std::uint32_t message, std::int64_t bytes);
+  void drop(std::int32_t node, const PacketTag& tag);
+  void send_again(Pair* pair, const PacketTag& tag);
 
   const LinkMap& map_;
   Transport transport_;

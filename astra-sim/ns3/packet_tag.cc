@@ -13,19 +13,21 @@ ns3::TypeId PacketTag::GetInstanceTypeId() const {
 }
 
 std::uint32_t PacketTag::GetSerializedSize() const {
-  return sizeof(message_) + sizeof(bytes_) + sizeof(destination_);
+  return sizeof(message_) + sizeof(bytes_) + sizeof(destination_) + sizeof(drops_);
 }
 
 void PacketTag::Serialize(ns3::TagBuffer buffer) const {
   buffer.WriteU32(message_);
   buffer.WriteU32(bytes_);
   buffer.WriteU32(static_cast<std::uint32_t>(destination_));
+  buffer.WriteU32(drops_);
 }
 
 void PacketTag::Deserialize(ns3::TagBuffer buffer) {
   message_ = buffer.ReadU32();
   bytes_ = buffer.ReadU32();
   destination_ = static_cast<std::int32_t>(buffer.ReadU32());
+  drops_ = buffer.ReadU32();
 }
 
 void PacketTag::Print(std::ostream& stream) const {

@@ -145,6 +145,7 @@ def ask(tmp_path: Path, requests: list[tuple[int, ...]], topology: str = "", *fl
         input=b"".join(struct.pack("<6q", *request) for request in requests),
         capture_output=True,
         check=False,
+        timeout=60,
     )
     return list(struct.iter_unpack("<2q", done.stdout)), done.returncode, done.stderr.decode()
 
@@ -198,6 +199,16 @@ def test_opposite_npus_of_a_ring_are_reached_upwards(tmp_path):
     assert landings_ns(tmp_path, [(0, 2), (0, 3)], ring)[0] == alone
     assert landings_ns(tmp_path, [(0, 2), (0, 1)], ring)[0] > 1.9 * alone
     assert landings_ns(tmp_path, [(3, 1), (3, 0)], ring)[0] > 1.9 * alone
+
+
+def test_packets_get_through_however_small_the_buffers_are(tmp_path):
+    pairs = [(a, b) for a in range(6) for b in range(6) if a != b]
+    sends = [(SEND, number, *pair, 1 << 18, 0) for number, pair in enumerate(pairs)]
+    questions = [(ADVANCE, 0, 0, 0, 0, NEVER)] * len(pairs)
+    ring = links_of_network(network(6, "Ring")).text()
+    replies, code, _ = ask(tmp_path, sends + questions, ring, "--buffer=4178")
+    assert sorted(number for _, number in replies) == list(range(len(pairs)))
+    assert code == 0
 
 
 @pytest.mark.parametrize(
