@@ -115,10 +115,10 @@ def test_every_result_is_the_one_of_the_unaware_network(fake, config, seed):
     assert results[:2] == results[2:]
 
 
-@pytest.mark.parametrize("kind", CollectiveKind)
+@pytest.mark.parametrize(
+    "kind", sorted(set(CollectiveKind) - {CollectiveKind.BROADCAST})
+)  # that one is replayed
 def test_collectives_end_as_on_the_unaware_network(fake, kind):
-    if kind == CollectiveKind.BROADCAST:
-        pytest.skip("a broadcast is replayed and sends nothing")
     graphs = [[collective(0, kind)]] * 8
     expected = run(Engine(grid(2, 4), system(2)), graphs, sizes=[1 << 20])
     assert run(fake(grid(2, 4)), graphs, sizes=[1 << 20]) == expected
