@@ -45,6 +45,8 @@ class Simulation:
         system: SystemSpec,
         memories: Sequence[MemorySpec],
         customs: Sequence[CustomSpec],
+        replies: int = -1,
+        requests: int = -1,
     ) -> None: ...
     def compile(self, graphs: Sequence[Graph]) -> Template: ...
     def submit(

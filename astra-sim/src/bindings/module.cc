@@ -40,6 +40,11 @@ std::span<const std::int64_t> view(const Numbers& numbers) {
   return {numbers.data(), numbers.shape(0)};
 }
 
+/// Take over the descriptors of the pipes to a network process; -1: there is none.
+PipeEnds pipe_ends(int replies, int requests) {
+  return {FileDescriptor(replies), FileDescriptor(requests)};
+}
+
 TicketNumber submit(Simulation& simulation, const Template& structure, const std::vector<NpuId>& npus,
                     const Numbers& durations_ns, const Numbers& sizes, Time at_ns) {
   return simulation.submit(structure.structure, npus, view(durations_ns), view(sizes), at_ns);
@@ -147,11 +152,12 @@ void bind_simulation(nb::module_& module) {
       .def(
           "__init__",
           [](Simulation* self, std::string backend, std::vector<Dimension> dimensions, SystemSpec system,
-             std::vector<MemorySpec> memories, std::vector<CustomSpec> customs) {
+             std::vector<MemorySpec> memories, std::vector<CustomSpec> customs, int replies, int requests) {
             new (self) Simulation({std::move(backend), std::move(dimensions), std::move(system),
-                                   std::move(memories), std::move(customs)});
+                                   std::move(memories), pipe_ends(replies, requests), std::move(customs)});
           },
-          "backend"_a, "dimensions"_a, "system"_a, "memories"_a, "customs"_a)
+          "backend"_a, "dimensions"_a, "system"_a, "memories"_a, "customs"_a, "replies"_a = -1,
+          "requests"_a = -1)
       .def(
           "compile",
           [](const Simulation& self, nb::sequence graphs) {

@@ -5,8 +5,8 @@
 
 namespace astra {
 
-void EventQueue::schedule(Time at, Callback callback) {
-  const Entry entry{at, next_sequence_++, callback};
+void EventQueue::schedule(Time at, Callback callback, std::uint64_t place) {
+  const Entry entry{at, place, callback};
   std::size_t hole = heap_.size();
   heap_.push_back(entry);
   while (hole > 0) {

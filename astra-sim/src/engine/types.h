@@ -7,6 +7,9 @@ namespace astra {
 /// Simulated time in integer nanoseconds; one cycle of the reports is one nanosecond.
 using Time = std::int64_t;
 
+/// A time that never comes.
+inline constexpr Time kForever = INT64_MAX;
+
 /// Number of an NPU in the network, from 0; dimension 0 varies fastest.
 using NpuId = std::int32_t;
 
