@@ -4,7 +4,7 @@ Start with :class:`Engine`; graphs are made of :class:`Node`. ``python -m astra_
 ASTRA-Sim's flags.
 """
 
-from astra_sim._engine import Template
+from astra_sim._engine import NetworkError, Template
 from astra_sim.comm_groups import read_comm_groups, write_comm_groups
 from astra_sim.engine import Engine, EngineCounters, EngineOptions, NpuStats
 from astra_sim.et import EtRecord, read_et, write_et
@@ -39,6 +39,7 @@ __all__ = [
     "LinkTopology",
     "MemoryConfig",
     "NetworkConfig",
+    "NetworkError",
     "Node",
     "NodeKind",
     "NpuStats",

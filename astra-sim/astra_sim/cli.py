@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from astra_sim._engine import NetworkError
 from astra_sim.comm_groups import CommGroups, read_comm_groups
 from astra_sim.custom_collectives import read_custom_collectives
 from astra_sim.engine import Engine, EngineOptions
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
-    except (InputError, ValueError, RuntimeError) as error:
+    except (InputError, ValueError, NetworkError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

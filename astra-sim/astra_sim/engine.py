@@ -95,7 +95,7 @@ class Engine:
     """One discrete-event simulation: a clock in ns, a network, memories, and NPUs that execute graphs.
 
     Backend "ns3" starts a network process of its own, which ends with the engine. If that process fails,
-    methods raise RuntimeError.
+    methods raise NetworkError.
 
     >>> import numpy as np
     >>> from astra_sim import Graph, Node, NodeKind

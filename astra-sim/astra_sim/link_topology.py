@@ -101,8 +101,7 @@ def links_of_dims(
 
 
 def cluster_links(
-    nodes: int,
-    npus_per_node: int,
+    npus_of_node: Sequence[int],
     inside: LinkSpeed,
     between: LinkSpeed,
     nics: Literal["per-npu", "per-node"] = "per-npu",
@@ -112,9 +111,10 @@ def cluster_links(
     ``inside`` is the link of an NPU to the switch of its server. ``between`` is the link of a network card to the
     spine: a card for each NPU, or one for each server, which hangs on the server's switch.
     """
-    total = nodes * npus_per_node
+    nodes, total = len(npus_of_node), sum(npus_of_node)
     spine = total + nodes
-    links = [Link(npu, total + npu // npus_per_node, *inside) for npu in range(total)]
+    servers = [server for server, npus in enumerate(npus_of_node) for _ in range(npus)]
+    links = [Link(npu, total + server, *inside) for npu, server in enumerate(servers)]
     if nodes > 1:
         cards = range(total) if nics == "per-npu" else range(total, spine)
         links += [Link(card, spine, *between) for card in cards]

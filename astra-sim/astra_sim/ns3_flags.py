@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 
 from astra_sim.input_error import InputError
 from astra_sim.link_topology import links_of_network, read_logical_dims
@@ -20,7 +21,17 @@ _LOGICAL = "logical_topology_configuration"
 
 
 def add_ns3_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags; none of them has a default of its own."""
+    """Add the flags of ``python -m astra_sim``; none of them has a default of its own."""
+    add_packet_flags(group)
+    group.add_argument(
+        f"--{_LOGICAL.replace('_', '-')}",
+        metavar="FILE",
+        help='dimensions that collectives see: {"logical-dims": ["8", "4"]} (default: those of network.yml)',
+    )
+
+
+def add_packet_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the flags that say how packets move; none of them has a default of its own."""
     defaults = Ns3Options()
     group.add_argument(
         "--ns3-mtu", type=int, metavar="BYTES", help=f"data in a full packet (default: {defaults.mtu_bytes})"
@@ -43,27 +54,32 @@ def add_ns3_flags(group: argparse._ArgumentGroup) -> None:
         metavar="BYTES",
         help="packets waiting at a port of a forwarding node (default: 0, no limit and no loss)",
     )
-    group.add_argument(
-        f"--{_LOGICAL.replace('_', '-')}",
-        metavar="FILE",
-        help='dimensions that collectives see: {"logical-dims": ["8", "4"]} (default: those of network.yml)',
-    )
+
+
+def packet_options(options: argparse.Namespace) -> Ns3Options | None:
+    """How packets move; None where another network is asked for. Raises InputError for flags without effect."""
+    if options.network_backend != "ns3":
+        for flag in (*_FIELD_OF_FLAG, _LOGICAL):
+            if getattr(options, flag, None) is not None:
+                raise InputError("", f"--{flag.replace('_', '-')}", "only with --network-backend ns3")
+        return None
+    given = {field: getattr(options, flag) for flag, field in _FIELD_OF_FLAG.items()}
+    try:
+        return Ns3Options(**{field: value for field, value in given.items() if value is not None})
+    except ValueError as error:
+        raise InputError("", "", str(error)) from None
 
 
 def ns3_network(
     options: argparse.Namespace, network: NetworkConfig
 ) -> tuple[NetworkConfig, Ns3Options | None]:
     """The network that collectives see, and for ns-3 the links and how packets move on them."""
-    if options.network_backend != "ns3":
-        for flag in (*_FIELD_OF_FLAG, _LOGICAL):
-            if getattr(options, flag) is not None:
-                raise InputError(f"--{flag.replace('_', '-')}", "", "only with --network-backend ns3")
+    ns3 = packet_options(options)
+    if ns3 is None:
         return network, None
-    given = {field: getattr(options, flag) for flag, field in _FIELD_OF_FLAG.items()}
-    given = {field: value for field, value in given.items() if value is not None}
-    ns3 = Ns3Options(links=links_of_network(network), **given)
     path = getattr(options, _LOGICAL)
-    return (network if path is None else _logical(network, path)), ns3
+    logical = network if path is None else _logical(network, path)
+    return logical, replace(ns3, links=links_of_network(network))
 
 
 def _logical(network: NetworkConfig, path: str) -> NetworkConfig:

@@ -71,7 +71,7 @@ def test_each_npu_has_its_links_in_every_dimension(wiring, dims, degree):
 
 
 def test_a_cluster_with_a_card_for_each_npu():
-    topology = cluster_links(2, 3, LinkSpeed(450, 300), LinkSpeed(50, 1500))
+    topology = cluster_links([3, 3], LinkSpeed(450, 300), LinkSpeed(50, 1500))
     assert (topology.npus, topology.switches) == (6, 3)
     assert degrees(topology) == [2] * 6 + [3, 3, 6]
     assert topology.links[0] == Link(0, 6, 450, 300)
@@ -79,13 +79,13 @@ def test_a_cluster_with_a_card_for_each_npu():
 
 
 def test_a_cluster_with_a_card_for_each_node():
-    topology = cluster_links(2, 4, LinkSpeed(450, 300), LinkSpeed(50, 1500), "per-node")
+    topology = cluster_links([4, 4], LinkSpeed(450, 300), LinkSpeed(50, 1500), "per-node")
     assert degrees(topology) == [1] * 8 + [5, 5, 2]
     assert topology.links[-1] == Link(9, 10, 50, 1500)
 
 
 def test_a_cluster_of_one_node_has_no_spine():
-    topology = cluster_links(1, 4, LinkSpeed(450, 300), LinkSpeed(50, 1500))
+    topology = cluster_links([4], LinkSpeed(450, 300), LinkSpeed(50, 1500))
     assert (topology.switches, len(topology.links)) == (1, 4)
 
 

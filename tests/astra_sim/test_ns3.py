@@ -85,7 +85,7 @@ def test_seven_into_one_take_seven_times_as_long():
 def test_two_transfers_share_a_link():
     size = 1 << 22
     speed = LinkSpeed(50, LATENCY_NS)
-    links = cluster_links(2, 2, LinkSpeed(400, 0), speed, "per-node")
+    links = cluster_links([2, 2], LinkSpeed(400, 0), speed, "per-node")
     apart = messages_ns(network(4), [(0, 2, size)], links=links)
     shared = messages_ns(network(4), [(0, 2, size), (1, 3, size)], links=links)
     assert max(shared) == pytest.approx(2 * (apart[0] - 1000) + 1000, rel=0.002)

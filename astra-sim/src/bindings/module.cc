@@ -21,6 +21,7 @@
 
 #include "bindings/graph_reader.h"
 #include "engine/simulation.h"
+#include "network/pipe_network.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -185,6 +186,7 @@ void bind_simulation(nb::module_& module) {
 
 NB_MODULE(_engine, module) {
   module.doc() = "Compiled discrete-event engine; use it through astra_sim.Engine.";
+  nanobind::exception<astra::NetworkError>(module, "NetworkError", PyExc_RuntimeError);
   astra::bind_specs(module);
   astra::bind_simulation(module);
 }

@@ -33,7 +33,7 @@ std::int64_t word(const unsigned char* bytes) {
 }
 
 [[noreturn]] void fail(const std::string& reason) {
-  throw std::runtime_error("the network process " + reason);
+  throw NetworkError("the network process " + reason);
 }
 
 // Writing to a process that has gone is an error (EPIPE), not a signal: Python ignores SIGPIPE.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,12 @@
 #include "network/pipe_ends.h"
 
 namespace astra {
+
+/// The process that simulates the network has ended, or says what cannot be.
+class NetworkError final : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 /// A network that another process simulates: messages go out over one pipe, landings come back over another.
 ///
