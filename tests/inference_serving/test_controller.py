@@ -9,7 +9,7 @@ import pytest
 from clusters import LinearLatency, instance, make_cluster, requests, simulate
 
 from astra_sim import Engine
-from inference_serving.controller import Controller
+from inference_serving.controller import EngineController
 from inference_serving.request import Batch
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from inference_serving.trace_generator import Trace, TraceGenerator
@@ -81,14 +81,14 @@ def test_no_ticket_is_left_when_all_requests_have_finished(tmp_path, kinds):
 
 def test_each_instance_has_at_most_one_ticket_at_a_time(tmp_path, monkeypatch):
     active = []
-    submit = Controller.submit
+    submit = EngineController.submit
 
     def counting(controller, trace, at_ns):
         ticket = submit(controller, trace, at_ns)
-        active.append(controller.engine.counters.tickets_active)
+        active.append(controller.counters.tickets_active)
         return ticket
 
-    monkeypatch.setattr(Controller, "submit", counting)
+    monkeypatch.setattr(EngineController, "submit", counting)
     simulate(cluster_of(tmp_path, (1, None), (2, None)), requests(*MIXED * 10, gap_ns=9_000), CHUNKED)
     assert len(active) > 100
     assert max(active) == 2
@@ -109,7 +109,7 @@ def test_no_trace_outlives_its_iteration(tmp_path):
 
 def test_an_iteration_starts_when_it_is_told_to(tmp_path):
     cluster = cluster_of(tmp_path, (1, None))
-    controller = Controller(cluster)
+    controller = EngineController(cluster)
     ticket = controller.submit(trace_of(cluster.instances[0], 100), at_ns=5_000)
     assert controller.advance(None) == [(ticket, 0, 5_000 + one_npu_ns(100))]
     assert controller.now_ns == 5_000 + one_npu_ns(100)
@@ -117,7 +117,7 @@ def test_an_iteration_starts_when_it_is_told_to(tmp_path):
 
 def test_time_stands_where_it_was_to_stop_if_nothing_completes_before(tmp_path):
     cluster = cluster_of(tmp_path, (1, None))
-    controller = Controller(cluster)
+    controller = EngineController(cluster)
     ticket = controller.submit(trace_of(cluster.instances[0], 100), at_ns=0)
     assert controller.advance(one_npu_ns(100) - 1) == []
     assert controller.now_ns == one_npu_ns(100) - 1
@@ -126,7 +126,7 @@ def test_time_stands_where_it_was_to_stop_if_nothing_completes_before(tmp_path):
 
 def test_instances_share_one_clock_and_return_in_order_of_time(tmp_path):
     cluster = cluster_of(tmp_path, (1, None), (1, None))
-    controller = Controller(cluster)
+    controller = EngineController(cluster)
     slow = controller.submit(trace_of(cluster.instances[0], 60), at_ns=0)
     fast = controller.submit(trace_of(cluster.instances[1], 50), at_ns=10)
     assert controller.advance(None) == [(fast, 0, 10 + one_npu_ns(50))]
@@ -135,7 +135,7 @@ def test_instances_share_one_clock_and_return_in_order_of_time(tmp_path):
 
 def test_a_structure_takes_new_numbers_with_every_submission(tmp_path, compiled):
     cluster = cluster_of(tmp_path, (1, None))
-    controller = Controller(cluster)
+    controller = EngineController(cluster)
     generator = TraceGenerator(cluster.instances[0], LinearLatency())
     now_ns, took = 0, []
     for prompt in (10, 200, 3):

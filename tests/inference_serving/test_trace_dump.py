@@ -12,7 +12,7 @@ from clusters import LinearLatency, cluster_file, instance, make_cluster, reques
 from astra_sim import read_et
 from astra_sim.cli import main as astra_sim
 from inference_serving.config_builder import load_cluster
-from inference_serving.controller import Controller
+from inference_serving.controller import EngineController
 from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
 from inference_serving.trace_dump import TraceDump, trace_text
 from inference_serving.trace_generator import TraceRow
@@ -34,7 +34,7 @@ class EngineLog:
         self.traces = {}
         self.started: dict[int, int] = {}
         self.finished: dict[tuple[int, int], int] = {}
-        submit, advance = Controller.submit, Controller.advance
+        submit, advance = EngineController.submit, EngineController.advance
 
         def log_submit(controller, trace, at_ns):
             ticket = submit(controller, trace, at_ns)
@@ -47,8 +47,8 @@ class EngineLog:
             self.finished |= {(done.ticket, done.part): done.finish_ns for done in completions}
             return completions
 
-        monkeypatch.setattr(Controller, "submit", log_submit)
-        monkeypatch.setattr(Controller, "advance", log_advance)
+        monkeypatch.setattr(EngineController, "submit", log_submit)
+        monkeypatch.setattr(EngineController, "advance", log_advance)
 
     def took_ns(self, instance_id: int, iteration: int, part: int = 0) -> int:
         ticket = self.tickets[instance_id][iteration]
