@@ -38,7 +38,7 @@ use_root() {
   suffix=${suffix%.so}
   flags=()
   case $root in /usr | /usr/local) ;; *) flags=(-isystem "$root/include") ;; esac
-  flags+=(-L"${found%/*}" -Wl,-rpath,"${found%/*}")
+  flags+=("-L${found%/*}" "-Wl,-rpath,${found%/*}")
   for library in point-to-point network core; do flags+=("-lns3$version-$library$suffix"); done
   if [ -n "$version" ]; then version=3$version; else version=$(version_of "$found"); fi
 }
