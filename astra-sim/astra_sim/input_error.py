@@ -46,7 +46,7 @@ def read_json_object(file: str | Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(path, "", "no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(path, "", f"cannot be read: {error}") from None
     except json.JSONDecodeError as error:
         raise InputError(path, f"line {error.lineno}", f"not valid JSON: {error.msg}") from None
