@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Check everything: formatting, lint, types and tests. Arguments go to pytest: ./test.sh -k scheduler
+# With --sanitize first, the tests run once more on an engine built with ASan and UBSan (GCC or Clang).
 # Exits with a status other than 0 if anything is wrong; pytest's summary comes last.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -20,6 +21,25 @@ cxx_format() {
     xargs -0 "$bin/clang-format" --dry-run -Werror
 }
 
+# The tests on an engine that checks its own memory accesses and arithmetic.
+# shellcheck disable=SC2329 # called through check
+sanitized_tests() {
+  local folder=build/sanitize compiler=${CXX:-c++} runtime
+  PATH="$PWD/$bin:$PATH" cmake -S . -B "$folder" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DASTRA_SANITIZE=ON \
+    -DPython_EXECUTABLE="$PWD/$bin/python" >/dev/null || return
+  PATH="$PWD/$bin:$PATH" cmake --build "$folder" -j 2 >/dev/null || return
+  # the C++ library too: without it the sanitizer finds no exceptions to intercept
+  runtime="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libstdc++.so)"
+  ENGINE_MODULE=$(find "$folder" -maxdepth 1 -name '_engine*.so') LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 \
+    "$bin/python" -m pytest "$@"
+}
+
+sanitize=false
+if [ "${1:-}" = --sanitize ]; then
+  sanitize=true
+  shift
+fi
+
 ./compile.sh --dev
 bin=.venv/bin
 check "lint (ruff check)" "$bin/python" -m ruff check --quiet .
@@ -28,6 +48,9 @@ check "types (mypy)" "$bin/python" -m mypy --no-error-summary
 check "C++ format (clang-format)" cxx_format
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'test.sh: FAILED, see above: %s\n' "${failed[@]}" >&2
+fi
+if $sanitize; then
+  check "tests on a sanitized engine" sanitized_tests "$@"
 fi
 printf 'test.sh: tests (pytest)\n'
 status=0

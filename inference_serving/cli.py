@@ -1,11 +1,13 @@
 """The command line: flags to a frozen config, one run, results out, and errors a user can act on.
 
-Exit codes: 0 all requests finished, 2 bad input, 3 the simulation cannot go on, 130 interrupted.
+Exit codes: 0 all requests finished, 2 bad input, 3 the simulation cannot go on, 130 interrupted,
+141 nobody reads stdout any more.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster
 from inference_serving.config_builder import load_cluster
 from inference_serving.dataset import read_dataset
-from inference_serving.files import check_writable, write_whole
+from inference_serving.external_engine import ExternalEngineError
+from inference_serving.files import check_folder, check_writable, write_whole
 from inference_serving.flags import make_parser, simulation_config
 from inference_serving.latencies import open_latencies
 from inference_serving.logger import set_up_logging
@@ -28,7 +31,7 @@ from inference_serving.simulation import RunObserver, Simulation, SimulationStal
 from inference_serving.trace_dump import TraceDump
 from inference_serving.workload_check import fit_workload
 
-EXIT_BAD_INPUT, EXIT_STALLED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_BAD_INPUT, EXIT_STALLED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 3, 130, 141
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,17 +40,41 @@ def main(argv: list[str] | None = None) -> int:
     set_up_logging(args.log_level)
     try:
         config = simulation_config(args)
-        for flag, file in (("--output", args.output), ("--summary-json", args.summary_json)):
-            if file is not None:
-                check_writable(file, flag)
+        _check_outputs(args)
         cluster = load_cluster(args.cluster_config, config)
         return _simulate(args, config, cluster)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except SimulationStallError as error:
+    except (SimulationStallError, ExternalEngineError) as error:
         print(f"error: the simulation cannot go on: {error}", file=sys.stderr)
         return EXIT_STALLED
+    except BrokenPipeError:  # whoever read stdout has gone, as in ``... | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except OSError as error:  # a full disk, a folder that has gone
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Outputs must be writable, and must not overwrite an input or each other."""
+    taken = {args.cluster_config.resolve(): "--cluster-config"}
+    if args.dataset is not None:
+        taken[args.dataset.resolve()] = "--dataset"
+    for flag, file in (("--output", args.output), ("--summary-json", args.summary_json)):
+        if file is None:
+            continue
+        check_writable(file, flag)
+        place = file.resolve()
+        if place in taken and not (place.exists() and not place.is_file()):
+            raise InputError(file, flag, f"is the file of {taken[place]} too; give another name")
+        taken[place] = flag
+    if args.dump_traces is not None:
+        check_folder(args.dump_traces, args.dump_traces, "--dump-traces")
 
 
 def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Cluster) -> int:
@@ -55,23 +82,32 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
     latencies = open_latencies(cluster, config)
     observers: list[RunObserver] = []
     simulation = Simulation(cluster, workload, config, latencies, observers)
-    interval_log = IntervalLog(simulation.instances, config.log_interval_ns, sys.stdout)
     with ProgressBar(len(workload)) as bar, _stop_on_interrupt(simulation):
+        # with a bar on the same terminal, stdout is now one that prints above it
+        interval_log = IntervalLog(simulation.instances, config.log_interval_ns, sys.stdout)
         observers += [interval_log, bar]
         if config.dump is not None:
             observers.append(TraceDump(config.dump, cluster))
-        simulation.run()
-    interval_log.finish()
-    return _report(cluster, simulation, args.output, args.summary_json)
+        stalled: SimulationStallError | None = None
+        try:
+            simulation.run()
+        except SimulationStallError as error:  # what has finished is reported all the same
+            simulation.stop()
+            stalled = error
+        interval_log.finish()
+    code = _report(cluster, simulation, args.output, args.summary_json)
+    if stalled is not None:
+        raise stalled
+    return code
 
 
 def _report(cluster: Cluster, simulation: Simulation, output: Path | None, json_file: Path | None) -> int:
     result = collect(cluster, simulation)
-    print(summary_text(result.summary), end="")
     if output is not None:
         write_whole(output, csv_text(result))
     if json_file is not None:
         write_whole(json_file, summary_json(result.summary))
+    print(summary_text(result.summary), end="", flush=True)
     if not simulation.interrupted:
         return 0
     where = f"; {output} holds them" if output is not None else ""

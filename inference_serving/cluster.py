@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from astra_sim import NetworkConfig
 from inference_serving.memory_model import MemoryPlan, Precision
 from inference_serving.settings import SchedulerSettings
 from llm_profile.model_config import ModelConfig
@@ -52,13 +53,12 @@ class NodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """All instances and nodes, and the link between any two NPUs (GB/s of 2**30 bytes, ns)."""
+    """All instances and nodes, and the network between all their NPUs."""
 
     file: Path
     instances: tuple[InstanceSpec, ...]
     nodes: tuple[NodeSpec, ...]
-    link_bw_gbps: float
-    link_latency_ns: float
+    network: NetworkConfig
 
     @property
     def npu_count(self) -> int:

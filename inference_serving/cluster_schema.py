@@ -8,10 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from astra_sim.network_config import Wiring
+
+_LEAST = 1e-6
+
+
+def _not_tiny(value: float) -> float:
+    """Keep times of a run far below 2**63 ns."""
+    if value < _LEAST:
+        raise ValueError(f"{value!r}: must be at least {_LEAST:g}")
+    return value
+
+
+PositiveNumber = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False), AfterValidator(_not_tiny)]
+NonNegativeNumber = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 PositiveCount = Annotated[int, Field(ge=1)]
 
 
@@ -123,11 +135,16 @@ class NodeSection(_Section):
 
 
 class ClusterSection(_Section):
-    """A whole cluster config: ``link_bw`` in GB/s (2**30 bytes a second), ``link_latency`` in ns."""
+    """A whole cluster config: ``link_bw`` in GB/s (2**30 bytes a second), ``link_latency`` in ns.
+
+    Lists give one value per network dimension, see :mod:`inference_serving.network_builder`.
+    """
 
     num_nodes: PositiveCount
     link_bw: PositiveNumber | list[PositiveNumber]
     link_latency: NonNegativeNumber | list[NonNegativeNumber]
+    topology: Wiring | list[Wiring] | None = None
+    npus_count: list[PositiveCount] | None = None
     nodes: list[NodeSection]
     cxl_mem: CxlMemory | None = None
 
@@ -141,10 +158,6 @@ class ClusterSection(_Section):
 def unsupported_fields(cluster: ClusterSection) -> list[tuple[str, str]]:
     """Fields of features that are not there yet, as (field path, what they ask for)."""
     found: list[tuple[str, str]] = []
-    if isinstance(cluster.link_bw, list):
-        found.append(("link_bw", "a bandwidth per network dimension"))
-    if isinstance(cluster.link_latency, list):
-        found.append(("link_latency", "a latency per network dimension"))
     if cluster.cxl_mem is not None:
         found.append(("cxl_mem", "CXL memory"))
     for node_index, node in enumerate(cluster.nodes):
@@ -166,7 +179,7 @@ def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
     if (instance.ep_size or 1) > 1:
         wanted.append(("ep_size", "expert parallelism"))
     if instance.dp_group is not None:
-        wanted.append(("dp_group", "data-parallel groups"))
+        wanted.append(("dp_group", "data parallelism"))
     if instance.enable_prefix_caching:
         wanted.append(("enable_prefix_caching", "prefix caching"))
     if instance.placement is not None:

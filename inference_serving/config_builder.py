@@ -1,15 +1,15 @@
-"""From a cluster config file to a checked :class:`Cluster`, and from that to the engine's inputs."""
+"""From a cluster config file to a checked :class:`Cluster`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from astra_sim import MemoryConfig, NetworkConfig, SystemConfig
 from astra_sim.input_error import InputError, read_json_object, validated
 from inference_serving.cluster import Cluster, InstanceSpec, NodeSpec, Role
 from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
 from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
+from inference_serving.network_builder import build_network
 from inference_serving.policies import policy_names
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
@@ -42,9 +42,8 @@ class _Builder:
 
     def build(self, section: ClusterSection) -> Cluster:
         nodes = tuple(self._node(index, node) for index, node in enumerate(section.nodes))
-        assert not isinstance(section.link_bw, list)  # refused by unsupported_fields
-        assert not isinstance(section.link_latency, list)
-        return Cluster(self._file, tuple(self._instances), nodes, section.link_bw, section.link_latency)
+        network = build_network(self._file, section, [len(node.npus) for node in nodes])
+        return Cluster(self._file, tuple(self._instances), nodes, network)
 
     def _node(self, node_id: int, node: NodeSection) -> NodeSpec:
         first = self._npus
@@ -124,14 +123,16 @@ class _Builder:
         return settings
 
     def _precision(self, path: str, section: InstanceSection) -> Precision:
-        weight_bits, kv_bits = self._config.weight_bits, self._config.kv_bits
+        weight_bits, field = self._config.weight_bits, "dtype"
         try:
             if section.dtype is not None:
-                weight_bits = kv_bits = weight_bits_of(section.dtype, weight_bits)
+                weight_bits = weight_bits_of(section.dtype, weight_bits)
+            kv_bits = self._config.kv_bits or weight_bits
+            field = "kv_cache_dtype"
             if section.kv_cache_dtype is not None:
                 kv_bits = kv_bits_of(section.kv_cache_dtype, weight_bits)
         except ValueError as error:
-            raise InputError(self._file, path, str(error)) from None
+            raise InputError(self._file, f"{path}.{field}", str(error)) from None
         return Precision(weight_bits, kv_bits)
 
     def _memory(
@@ -145,8 +146,8 @@ class _Builder:
                 self._file,
                 f"{path}.npu_mem.mem_size",
                 f"{memory.mem_size:g} GB: {model.name} over {section.npu_count} NPU(s) needs "
-                f"{plan.weight_bytes / GIB:.1f} GB for weights and {plan.kv_bytes_per_block / GIB:.3f} GB for a "
-                f"KV block on each, but only {plan.usable_bytes / GIB:.1f} GB are usable "
+                f"{plan.weight_bytes / GIB:.3f} GB for weights and {plan.kv_bytes_per_block / GIB:.3f} GB for a "
+                f"KV block on each, but only {plan.usable_bytes / GIB:.3f} GB are usable "
                 f"(utilization {utilization:g}); use more NPUs, more memory or fewer bits",
             )
         return plan
@@ -162,56 +163,20 @@ def _check_pairs(cluster: Cluster) -> None:
             "nodes[].instances[].pd_type",
             f"there is a {have} instance but no {lack} instance to pair it with; add one, or set pd_type to null",
         )
-    kinds = {(spec.model.name, spec.precision) for spec in prefill + decode}
-    if len(kinds) > 1:
-        names = ", ".join(sorted(f"{name} (kv {precision.kv_bits} bit)" for name, precision in kinds))
+    paired = prefill + decode
+    if len({spec.model for spec in paired}) > 1:
+        names = sorted({spec.model.name for spec in paired})
         raise InputError(
             cluster.file,
             "nodes[].instances[].model_name",
-            f"prefill and decode instances must serve one model in one precision, not {names}",
+            "prefill and decode instances must serve one model, not "
+            + (", ".join(names) if len(names) > 1 else f"different ones named {names[0]!r}"),
         )
-
-
-def network_config(cluster: Cluster) -> NetworkConfig:
-    """One fully connected dimension: every pair of NPUs has the config's link between them."""
-    return NetworkConfig(
-        topology=("FullyConnected",),
-        npus_count=(cluster.npu_count,),
-        bandwidth_gbps=(cluster.link_bw_gbps,),
-        latency_ns=(cluster.link_latency_ns,),
-    )
-
-
-def system_config(cluster: Cluster) -> SystemConfig:
-    """Ring collectives in one chunk; reductions at the speed of the slowest NPU memory."""
-    return SystemConfig(
-        scheduling_policy="LIFO",
-        endpoint_delay_ns=10,
-        active_chunks_per_dimension=1,
-        preferred_dataset_splits=1,
-        all_reduce=("ring",),
-        all_gather=("ring",),
-        reduce_scatter=("ring",),
-        all_to_all=("ring",),
-        collective_optimization="localBWAware",
-        local_mem_bw_gbps=min(instance.mem_bw_gbps for instance in cluster.instances),
-    )
-
-
-def memory_configs(cluster: Cluster) -> list[MemoryConfig]:
-    """Host memory, one queue per node; the engine has one speed for all of them, so they must agree."""
-    speeds = {(node.cpu_mem_bw_gbps, node.cpu_mem_latency_ns) for node in cluster.nodes}
-    if len(speeds) > 1:
+    kinds = sorted({(spec.precision.weight_bits, spec.precision.kv_bits) for spec in paired})
+    if len(kinds) > 1:
+        found = " and ".join(f"{weights}-bit weights with {kv}-bit KV" for weights, kv in kinds)
         raise InputError(
-            cluster.file, "nodes[].cpu_mem", "host memories of different speed are not supported yet"
+            cluster.file,
+            "nodes[].instances[].dtype",
+            f"prefill and decode instances must use one precision, not {found}; set dtype and kv_cache_dtype alike",
         )
-    ((bandwidth, latency),) = speeds
-    node_of_npu = tuple(node.node_id for node in cluster.nodes for _ in node.npus)
-    return [
-        MemoryConfig(
-            memory_type="PER_NODE_MEMORY_EXPANSION",
-            bandwidth_gbps=bandwidth,
-            latency_ns=round(latency),
-            node_of_npu=node_of_npu,
-        )
-    ]

@@ -1,20 +1,56 @@
-"""Hands iterations to the engine and brings its completions back."""
+"""Hands iterations to an engine and brings its completions back: in process, or to an external executable."""
 
 from __future__ import annotations
 
-from astra_sim import Completion, Engine, Template
+from typing import Protocol
+
+from astra_sim import Completion, Engine, EngineCounters, EngineOptions, Template
+from astra_sim.stall_doctor import diagnosis
 from inference_serving.cluster import Cluster
-from inference_serving.config_builder import memory_configs, network_config, system_config
+from inference_serving.engine_inputs import memory_configs, network_config, system_config
+from inference_serving.external_engine import ExternalController
 from inference_serving.graph_generator import build_graphs
+from inference_serving.settings import SimulationConfig
 from inference_serving.trace_generator import Trace
 from inference_serving.trace_shape import TraceShape
 
 
-class Controller:
-    """One engine for the whole cluster; every trace structure is compiled once."""
+class Controller(Protocol):
+    """What the event loop needs of an engine; time is its clock, in ns."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._engine = Engine(network_config(cluster), system_config(cluster), memory_configs(cluster))
+    @property
+    def now_ns(self) -> int:
+        """Simulated time."""
+        ...
+
+    @property
+    def counters(self) -> EngineCounters:
+        """What the engine has counted so far: events, bytes."""
+        ...
+
+    def submit(self, trace: Trace, at_ns: int) -> int:
+        """Start an iteration at ``at_ns``; returns its ticket."""
+        ...
+
+    def advance(self, until_ns: int | None) -> list[Completion]:
+        """Run to the next completion, or to ``until_ns`` if nothing completes before."""
+        ...
+
+    def stall_report(self) -> list[str]:
+        """Why nothing moves any more: who waits for whom."""
+        ...
+
+
+class EngineController:
+    """The compiled engine, one for the whole cluster; every trace structure is compiled once."""
+
+    def __init__(self, cluster: Cluster, network_backend: str = "unaware") -> None:
+        self._engine = Engine(
+            network_config(cluster),
+            system_config(cluster),
+            memory_configs(cluster),
+            EngineOptions(network_backend),
+        )
         self._templates: dict[TraceShape, Template] = {}
 
     @property
@@ -23,9 +59,9 @@ class Controller:
         return self._engine.now_ns
 
     @property
-    def engine(self) -> Engine:
-        """The engine, for its counters."""
-        return self._engine
+    def counters(self) -> EngineCounters:
+        """What the engine has counted so far."""
+        return self._engine.counters
 
     def submit(self, trace: Trace, at_ns: int) -> int:
         """Start an iteration at ``at_ns``; returns its ticket."""
@@ -37,3 +73,14 @@ class Controller:
     def advance(self, until_ns: int | None) -> list[Completion]:
         """Run to the next completion, or to ``until_ns`` if nothing completes before."""
         return self._engine.advance(until_ns)
+
+    def stall_report(self) -> list[str]:
+        """The wait-for chain of the engine's unfinished nodes."""
+        return diagnosis(self._engine.stall_report())
+
+
+def make_controller(cluster: Cluster, config: SimulationConfig) -> Controller:
+    """The engine that a run's settings ask for."""
+    if config.engine_binary is not None:
+        return ExternalController(cluster, config.engine_binary)
+    return EngineController(cluster, config.network_backend)

@@ -9,20 +9,38 @@ from astra_sim.input_error import InputError
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write ``text`` to ``file`` at once, making its folder if there is none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    """Write ``text`` to ``file`` at once, making its folder if there is none.
+
+    A link is followed; a device or a pipe, which cannot be replaced, is written to.
+    """
+    if file.exists() and not file.is_file():
+        file.write_text(text, encoding="utf-8")
+        return
+    target = file.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def check_writable(file: Path, flag: str) -> None:
     """Raise InputError, before any work is done, if ``file`` will not be writable."""
-    if file.is_dir():
-        raise InputError(file, flag, "is a folder; give a file name")
-    folder = next(parent for parent in file.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(file, flag, f"cannot be written: no permission in {folder}, or it is not a folder")
+    try:
+        if file.is_dir():
+            raise InputError(file, flag, "is a folder; give a file name")
+        check_folder(file.parent, file, flag)
+    except OSError as error:  # a name that is too long, no permission to look
+        raise InputError(file, flag, f"cannot be written: {error.strerror}") from None
+
+
+def check_folder(folder: Path, file: Path, flag: str) -> None:
+    """Raise InputError if nothing can be written in ``folder``, which need not be there yet."""
+    folder = folder.resolve()
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise InputError(file, flag, f"cannot be written: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(file, flag, f"cannot be written: no permission in {nearest}")

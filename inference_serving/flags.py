@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
+from typing import get_args
 
+from astra_sim.et import Dialect
 from astra_sim.input_error import InputError
 from inference_serving.logger import LEVELS
 from inference_serving.policies import policy_names
@@ -22,9 +25,11 @@ _NOT_YET = {
     "enable_attn_offloading": (False, "attention offloading to PIM"),
     "enable_sub_batch_interleaving": (False, "sub-batch interleaving"),
     "enable_attn_prediction": (False, "the attention predictor"),
-    "expert_routing_policy": ("FAST", "expert routing (no mixture-of-experts model runs yet)"),
-    "network_backend": ("analytical", "this network backend"),
+    "expert_routing_policy": ("FAST", "expert routing"),
 }
+_BACKENDS = {"analytical": "unaware", "analytical-aware": "aware"}
+_MOST = 10**12
+_MOST_DUMPED = 100_000
 _LATER_ROUTERS = ("CUSTOM", "LWL", "SITA", "MSC")
 
 
@@ -52,6 +57,15 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         choices=[*router_names(), *_LATER_ROUTERS],
         default="RR",
         help="which instance serves a request",
+    )
+    group.add_argument(
+        "--network-backend",
+        choices=_BACKENDS,
+        default="analytical",
+        help="analytical: links without contention; analytical-aware: messages queue at links",
+    )
+    group.add_argument(
+        "--engine-binary", type=Path, help="run every iteration in this ASTRA-Sim executable instead"
     )
     group.add_argument("--seed", type=int, default=0, help="seed of everything random")
 
@@ -114,7 +128,7 @@ def _add_output_flags(group: argparse._ArgumentGroup) -> None:
         help="which iterations, such as 0-9,100 (per instance)",
     )
     group.add_argument(
-        "--et-dialect", choices=["chakra", "kaist"], default="chakra", help="dialect of dumped .et files"
+        "--et-dialect", choices=get_args(Dialect), default="chakra", help="dialect of dumped .et files"
     )
 
 
@@ -126,9 +140,6 @@ def _add_later_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--prefix-storage", choices=["None", "CPU", "CXL"], default="None", help="None only")
     group.add_argument(
         "--expert-routing-policy", choices=["RR", "RAND", "FAST", "CUSTOM"], default="FAST", help="FAST only"
-    )
-    group.add_argument(
-        "--network-backend", choices=["analytical", "ns3"], default="analytical", help="analytical only"
     )
 
 
@@ -153,6 +164,8 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         kv_bits=kv_bits,
         npu_memory_utilization=args.npu_memory_utilization,
         request_routing_policy=args.request_routing_policy,
+        network_backend=_BACKENDS[args.network_backend],
+        engine_binary=args.engine_binary,
         latency_source=args.latency_source,
         profile_dir=args.profile_dir,
         seed=args.seed,
@@ -164,7 +177,9 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
 def _refuse_later_features(args: argparse.Namespace) -> None:
     for name, (default, what) in _NOT_YET.items():
         if getattr(args, name) != default:
-            raise InputError("", "--" + name.replace("_", "-"), f"{what} is not supported yet")
+            value = f"{getattr(args, name)}: " if isinstance(default, str) else ""
+            hint = f"; use {default}" if isinstance(default, str) else ""
+            raise InputError("", "--" + name.replace("_", "-"), f"{value}{what} is not supported yet{hint}")
     if args.request_routing_policy in _LATER_ROUTERS:
         raise InputError(
             "",
@@ -187,35 +202,42 @@ def _check_numbers(args: argparse.Namespace) -> None:
         value = getattr(args, flag.replace("-", "_"))
         if value < least:
             raise InputError("", f"--{flag}", f"{value}: must be at least {least}")
-    if not args.log_interval >= 1e-9:
-        raise InputError("", "--log-interval", f"{args.log_interval:g}: must be more than 0 seconds")
+        if value > _MOST:
+            raise InputError("", f"--{flag}", f"{value}: must be at most {_MOST}")
+    if not 1e-9 <= args.log_interval <= 1e9:
+        raise InputError("", "--log-interval", f"{args.log_interval:g}: must be between 1e-9 and 1e9 seconds")
     if not 0 < args.npu_memory_utilization <= 1:
         raise InputError(
             "", "--npu-memory-utilization", f"{args.npu_memory_utilization:g}: must be in (0, 1], such as 0.9"
         )
 
 
-def _bits(args: argparse.Namespace) -> tuple[int, int]:
+def _bits(args: argparse.Namespace) -> tuple[int, int | None]:
     if args.fp not in (8, 16, 32):
         raise InputError("", "--fp", f"{args.fp}: must be 8, 16 or 32")
+    flag = "--dtype"
     try:
         weight_bits = weight_bits_of(args.dtype, args.fp)
-        return weight_bits, kv_bits_of(args.kv_cache_dtype, weight_bits)
+        flag = "--kv-cache-dtype"
+        kv_bits = kv_bits_of(args.kv_cache_dtype, weight_bits)
     except ValueError as error:
-        raise InputError("", "", str(error)) from None
+        raise InputError("", flag, str(error)) from None
+    return weight_bits, None if args.kv_cache_dtype == "auto" else kv_bits
 
 
 def _dump_settings(args: argparse.Namespace) -> DumpSettings | None:
-    if args.dump_traces is None:
-        return None
-    return DumpSettings(args.dump_traces, _iterations(args.dump_iterations), args.et_dialect)
+    iterations = _iterations(args.dump_iterations)
+    return args.dump_traces and DumpSettings(args.dump_traces, iterations, args.et_dialect)
 
 
 def _iterations(text: str) -> frozenset[int]:
     chosen: set[int] = set()
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
             raise InputError("", "--dump-iterations", f"{text!r}: give numbers and ranges, such as 0-9,100")
-        chosen.update(range(int(first), int(last or first) + 1))
+        if last - first >= _MOST_DUMPED:
+            raise InputError("", "--dump-iterations", f"{text!r}: a range may hold {_MOST_DUMPED} iterations")
+        chosen.update(range(first, last + 1))
     return frozenset(chosen)

@@ -31,7 +31,8 @@ def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, Late
             except InputError as error:
                 if error.file:
                     raise
-                field = f"instance {spec.instance_id}: {error.field}"
+                here = [one for one in cluster.instances if one.node_id == spec.node_id].index(spec)
+                field = f"nodes[{spec.node_id}].instances[{here}].{error.field}"
                 raise InputError(cluster.file, field, error.message) from None
         latencies[spec.instance_id] = opened[query]
     return latencies

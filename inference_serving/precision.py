@@ -18,17 +18,17 @@ _BITS = {
 
 def weight_bits_of(dtype: str, auto_bits: int) -> int:
     """Bits of a ``--dtype``; ``auto`` means ``auto_bits``. Raises ValueError for an unknown name."""
-    return _bits("dtype", dtype, auto_bits)
+    return _bits(dtype, auto_bits)
 
 
 def kv_bits_of(kv_cache_dtype: str, weight_bits: int) -> int:
     """Bits of a ``--kv-cache-dtype``; ``auto`` means those of the weights. Raises ValueError if unknown."""
-    return _bits("kv_cache_dtype", kv_cache_dtype, weight_bits)
+    return _bits(kv_cache_dtype, weight_bits)
 
 
-def _bits(field: str, name: str, auto_bits: int) -> int:
+def _bits(name: str, auto_bits: int) -> int:
     if name == "auto":
         return auto_bits
     if name not in _BITS:
-        raise ValueError(f"{field}: {name!r} is unknown; use auto or one of {', '.join(_BITS)}")
+        raise ValueError(f"{name!r} is unknown; use auto or one of {', '.join(_BITS)}")
     return _BITS[name]

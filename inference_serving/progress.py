@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -29,6 +30,7 @@ class IntervalLog:
         self._instances = instances
         self._interval_ns = interval_ns
         self._stream = stream
+        self._digits = max(2, math.ceil(9 - math.log10(interval_ns)))
         self._interval_end_ns = interval_ns
         self._prompt_tokens = 0
         self._generated_tokens = 0
@@ -58,10 +60,12 @@ class IntervalLog:
         running = sum(len(instance.scheduler.running) for instance in instances)
         waiting = sum(len(instance.scheduler.waiting) for instance in instances)
         print(
-            f"[{self._interval_end_ns / 1e9:.2f}s] prompt throughput: {self._prompt_tokens / seconds:.1f} tok/s, "
+            f"[{self._interval_end_ns / 1e9:.{self._digits}f}s] "
+            f"prompt throughput: {self._prompt_tokens / seconds:.1f} tok/s, "
             f"generation throughput: {self._generated_tokens / seconds:.1f} tok/s, "
             f"running: {running} reqs, waiting: {waiting} reqs, KV cache: {100 * used / capacity:.1f} %",
             file=self._stream,
+            flush=True,
         )
         self._prompt_tokens = self._generated_tokens = 0
 
@@ -79,6 +83,7 @@ class ProgressBar:
             console=Console(file=sys.stderr),
             disable=not sys.stderr.isatty(),
             transient=True,
+            redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._progress.add_task("simulating", total=total_requests, facts="")
         self._iterations = 0

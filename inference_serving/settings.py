@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+
+from astra_sim.et import Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class DumpSettings:
 
     folder: Path
     iterations: frozenset[int]
-    et_dialect: Literal["chakra", "kaist"] = "chakra"
+    et_dialect: Dialect = "chakra"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,12 @@ class SimulationConfig:
 
     scheduler: SchedulerSettings = SchedulerSettings()
     weight_bits: int = 16
-    kv_bits: int = 16
+    kv_bits: int | None = None
+    """Bits of a KV element; None: as the weights of each instance."""
     npu_memory_utilization: float = 0.9
     request_routing_policy: str = "RR"
+    network_backend: str = "unaware"
+    engine_binary: Path | None = None
     latency_source: str = "auto"
     profile_dir: Path | None = None
     seed: int = 0

@@ -8,9 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from astra_sim import Completion, EngineCounters
-from astra_sim.stall_doctor import diagnosis
 from inference_serving.cluster import Cluster, Role
-from inference_serving.controller import Controller
+from inference_serving.controller import make_controller
 from inference_serving.disaggregation import KvMover
 from inference_serving.instance import InFlight, Instance
 from inference_serving.request import Batch, Request
@@ -51,7 +50,7 @@ class Simulation:
         latencies: Mapping[int, LatencyModel],
         observers: Sequence[RunObserver] = (),
     ) -> None:
-        self.controller = Controller(cluster)
+        self.controller = make_controller(cluster, config)
         self.instances: dict[int, Instance] = {}
         self._mover = KvMover(self.instances)
         for spec in cluster.instances:
@@ -77,7 +76,7 @@ class Simulation:
     @property
     def counters(self) -> EngineCounters:
         """What the engine has counted so far: events, bytes."""
-        return self.controller.engine.counters
+        return self.controller.counters
 
     @property
     def requests(self) -> Sequence[Request]:
@@ -194,7 +193,7 @@ class Simulation:
         lines = [
             f"{len(self._arrivals) - len(self.finished)} of {len(self._arrivals)} requests can never finish",
             f"at {self.controller.now_ns} ns; waiting requests by instance: {waiting or 'none'}",
-            *diagnosis(self.controller.engine.stall_report()),
+            *self.controller.stall_report(),
         ]
         return "; ".join(lines)
 

@@ -7,13 +7,10 @@ the same cycles as the iteration had here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
-from astra_sim import write_comm_groups, write_graphs, write_memories, write_network, write_system
 from inference_serving.cluster import Cluster, InstanceSpec, Role
-from inference_serving.config_builder import memory_configs, network_config, system_config
+from inference_serving.engine_inputs import write_engine_inputs
 from inference_serving.files import write_whole
-from inference_serving.graph_generator import build_graphs
 from inference_serving.instance import Instance
 from inference_serving.request import Batch
 from inference_serving.scheduler import IterationOutcome
@@ -51,26 +48,10 @@ class TraceDump:
             self._settings.folder / f"instance_{instance.instance_id}" / f"iteration_{instance.iterations}"
         )
         write_whole(folder / "trace.txt", trace_text(instance.spec, trace.rows()))
-        self._write_engine_inputs(folder, trace)
+        write_engine_inputs(folder, self._cluster, trace, self._settings.et_dialect)
 
     def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
         """Nothing to write."""
-
-    def _write_engine_inputs(self, folder: Path, trace: Trace) -> None:
-        cluster = self._cluster
-        write_network(folder / "network.yml", network_config(cluster))
-        write_system(folder / "system.json", system_config(cluster))
-        write_memories(folder / "memory_expansion.json", memory_configs(cluster))
-        groups = write_graphs(
-            folder / "llm",
-            build_graphs(trace.shape),
-            trace.durations_ns,
-            trace.sizes,
-            npus=trace.shape.npus,
-            npu_count=cluster.npu_count,
-            dialect=self._settings.et_dialect,
-        )
-        write_comm_groups(folder / "comm_group.json", groups)
 
 
 def trace_text(instance: InstanceSpec, rows: Iterable[TraceRow]) -> str:

@@ -61,10 +61,8 @@ def open_latency_model(query: LatencyQuery, source: str = "auto") -> LatencyMode
         except NoLatencyError as error:
             reasons.append(f"{name}: {error}")
     known = sorted({hardware for name in names_to_try for hardware in SOURCES[name].known(query)})
-    if query.hardware not in known:
-        raise InputError(
-            "", "hardware", f"{query.hardware!r} is unknown; known hardware: {', '.join(known) or 'none'}"
-        )
+    if known and query.hardware not in known:
+        raise InputError("", "hardware", f"{query.hardware!r} is unknown; known hardware: {', '.join(known)}")
     raise InputError(
         "", "hardware", f"no latencies of {query.model.name} on {query.hardware}; " + "; ".join(reasons)
     )

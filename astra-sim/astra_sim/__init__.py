@@ -8,7 +8,7 @@ from astra_sim._engine import Template
 from astra_sim.comm_groups import read_comm_groups, write_comm_groups
 from astra_sim.engine import Engine, EngineCounters, EngineOptions, NpuStats
 from astra_sim.et import EtRecord, read_et, write_et
-from astra_sim.et_graphs import read_graphs, write_graphs
+from astra_sim.et_graphs import read_graphs, roofline_of_durations, write_graphs
 from astra_sim.graph import CollectiveKind, Completion, Graph, Node, NodeKind
 from astra_sim.input_error import InputError
 from astra_sim.memory_config import MemoryConfig, read_memories, write_memories
@@ -37,6 +37,7 @@ __all__ = [
     "read_memories",
     "read_network",
     "read_system",
+    "roofline_of_durations",
     "write_comm_groups",
     "write_et",
     "write_graphs",

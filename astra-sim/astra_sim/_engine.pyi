@@ -1,18 +1,15 @@
 from collections.abc import Mapping, Sequence
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astra_sim.graph import Graph
 
-class Wiring(Enum):
-    RING = 0
-    SWITCH = 1
-    FULLY_CONNECTED = 2
+def topologies() -> list[str]: ...
+def check_algorithm(name: str) -> None: ...
 
 class Dimension:
-    def __init__(self, wiring: Wiring, npus: int, bandwidth_gbps: float, latency_ns: float) -> None: ...
+    def __init__(self, wiring: str, npus: int, bandwidth_gbps: float, latency_ns: float) -> None: ...
 
 class MemorySpec:
     def __init__(self, type: str, latency_ns: int, bandwidth_gbps: float, nodes: Sequence[int]) -> None: ...

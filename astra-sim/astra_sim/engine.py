@@ -18,12 +18,6 @@ from astra_sim.network_config import NetworkConfig
 from astra_sim.stall_doctor import BlockedNode
 from astra_sim.system_config import SystemConfig
 
-_WIRINGS = {
-    "Ring": _engine.Wiring.RING,
-    "Switch": _engine.Wiring.SWITCH,
-    "FullyConnected": _engine.Wiring.FULLY_CONNECTED,
-}
-
 
 class NpuStats(NamedTuple):
     """What one NPU has done so far; times in ns."""
@@ -217,7 +211,7 @@ class Engine:
 
 def _dimensions(network: NetworkConfig) -> list[_engine.Dimension]:
     return [
-        _engine.Dimension(_WIRINGS[wiring], npus, bandwidth, latency)
+        _engine.Dimension(wiring, npus, bandwidth, latency)
         for wiring, npus, bandwidth, latency in zip(
             network.topology, network.npus_count, network.bandwidth_gbps, network.latency_ns, strict=True
         )

@@ -1,8 +1,9 @@
 """Chakra execution traces (.et): frames of a varint32 length and a protobuf message.
 
-Two dialects: ``chakra`` is MLCommons' schema, whose durations are whole microseconds; ``kaist`` is that of
+Three dialects: ``chakra`` is MLCommons' schema, whose durations are whole microseconds; ``kaist`` is that of
 the published serving fork, with other node type numbers and durations in ns. In both an attribute
-``duration_ns`` of our own, where present, is the duration.
+``duration_ns`` of our own, where present, is the duration. ``astra-sim`` is MLCommons' schema for stock
+ASTRA-Sim, exact to the ns: compute nodes carry operations, see ``roofline_of_durations`` in et_graphs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from google.protobuf.message import DecodeError
 from astra_sim import chakra_pb2 as chakra
 from astra_sim.input_error import InputError
 
-Dialect = Literal["chakra", "kaist"]
+Dialect = Literal["chakra", "kaist", "astra-sim"]
 Value = int | float | str | bytes | tuple[bool, ...]
 
 METADATA = 1

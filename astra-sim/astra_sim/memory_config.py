@@ -98,8 +98,15 @@ def read_memories(path: str | Path) -> list[MemoryConfig]:
     return memories
 
 
-def write_memories(path: str | Path, memories: Sequence[MemoryConfig]) -> None:
-    """Write a memory_expansion.json in the published fork's form (none: ASTRA-Sim's NO_MEMORY_EXPANSION)."""
+def write_memories(path: str | Path, memories: Sequence[MemoryConfig], *, stock: bool = False) -> None:
+    """Write a memory_expansion.json in the published fork's form (none: ASTRA-Sim's NO_MEMORY_EXPANSION).
+
+    ``stock``: in ASTRA-Sim's own form, which has one memory, whole numbers, and as many NPUs on every node.
+    Raises ValueError for what the form cannot hold.
+    """
+    if stock and memories:
+        Path(path).write_text(json.dumps(_stock_form(memories), indent=2) + "\n", encoding="utf-8")
+        return
     if len(memories) > len(_NAMES):
         raise ValueError(f"the file format holds {len(_NAMES)} memories, not {len(memories)}")
     data: dict[str, Any] = {"memory-type": "NO_MEMORY_EXPANSION"}
@@ -109,6 +116,23 @@ def write_memories(path: str | Path, memories: Sequence[MemoryConfig]) -> None:
             for name, memory in zip(_NAMES, memories, strict=False)
         }
     Path(path).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _stock_form(memories: Sequence[MemoryConfig]) -> dict[str, Any]:
+    if len(memories) > 1:
+        raise ValueError(f"ASTRA-Sim has one memory, not {len(memories)}")
+    memory = memories[0]
+    data: dict[str, Any] = {
+        "memory-type": memory.memory_type,
+        "remote-mem-latency": memory.latency_ns,
+        "remote-mem-bw": round(memory.bandwidth_gbps),
+    }
+    if memory.node_of_npu is not None:
+        sizes = {memory.node_of_npu.count(node) for node in memory.node_of_npu}
+        if len(sizes) > 1 or list(memory.node_of_npu) != sorted(memory.node_of_npu):
+            raise ValueError("ASTRA-Sim needs nodes with equally many NPUs, numbered node after node")
+        data |= {"num-nodes": max(memory.node_of_npu) + 1, "num-npus-per-node": sizes.pop()}
+    return data
 
 
 def _read_named(data: object, name: str, path: str | Path) -> MemoryConfig:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from astra_sim import _engine
 from astra_sim.input_error import InputError, validated
 
-Wiring = Literal["Ring", "Switch", "FullyConnected"]
+
+def _known(name: str) -> str:
+    names = _engine.topologies()
+    if name not in names:
+        raise ValueError(f"{name!r} is not a topology; use one of {', '.join(names)}")
+    return name
+
+
+Wiring = Annotated[str, AfterValidator(_known)]
+"""Name of a topology that the engine has."""
+
 _Count = Annotated[int, Field(ge=1)]
 _Bandwidth = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Latency = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -47,7 +58,7 @@ class NetworkConfig(BaseModel):
     latency_ns: tuple[_Latency, ...]
 
     @classmethod
-    def flat(cls, wiring: Wiring, npus: int, bandwidth_gbps: float, latency_ns: float) -> Self:
+    def flat(cls, wiring: str, npus: int, bandwidth_gbps: float, latency_ns: float) -> Self:
         """Make a network of one dimension."""
         return cls(
             topology=(wiring,), npus_count=(npus,), bandwidth_gbps=(bandwidth_gbps,), latency_ns=(latency_ns,)

@@ -5,28 +5,20 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from astra_sim import _engine
 from astra_sim.input_error import InputError, read_json_object, validated
 
 MOST_NS = 1 << 53
 """The longest delay that a configuration may name: double counts exactly up to it."""
 
-_ALGORITHM = re.compile(
-    r"ring|direct([1-9]\d*)?|halvingDoubling|doubleBinaryTree|oneRing|oneDirect([1-9]\d*)?|oneHalvingDoubling"
-)
-
 
 def _known_algorithm(name: str) -> str:
-    if not _ALGORITHM.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is not a collective algorithm; use ring, direct, direct with a window (direct4), "
-            "halvingDoubling, doubleBinaryTree, oneRing, oneDirect or oneHalvingDoubling"
-        )
+    _engine.check_algorithm(name)
     return name
 
 

@@ -157,7 +157,7 @@ def test_keys_that_astra_sim_does_not_read_are_accepted(tmp_path):
     [
         (
             "topology: [Mesh]\nnpus_count: [2]\nbandwidth: [1]\nlatency: [1]",
-            "topology[0]: 'Mesh': input should be 'Ring', 'Switch' or 'FullyConnected'",
+            "topology[0]: 'Mesh' is not a topology; use one of FullyConnected, Ring, Switch",
         ),
         (
             "topology: [Ring]\nnpus_count: [2]\nbandwidth: [0]\nlatency: [1]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,7 @@ def test_counters_and_statistics():
     assert target.npu_stats(1).communication_ns == end
 
 
+@pytest.mark.skipif("ENGINE_MODULE" in os.environ, reason="a sanitizer keeps freed memory for a while")
 def test_memory_is_flat_over_ten_thousand_submissions():
     resource = pytest.importorskip("resource")
     target = engine(2)

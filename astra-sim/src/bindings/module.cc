@@ -101,13 +101,18 @@ std::vector<std::tuple<std::string, NpuId, NpuId, Bytes, Time, Time>> link_spans
 }
 
 void bind_specs(nb::module_& module) {
-  nb::enum_<Wiring>(module, "Wiring")
-      .value("RING", Wiring::kRing)
-      .value("SWITCH", Wiring::kSwitch)
-      .value("FULLY_CONNECTED", Wiring::kFullyConnected);
   nb::class_<Dimension>(module, "Dimension")
-      .def(nb::init<Wiring, std::int32_t, double, double>(), "wiring"_a, "npus"_a, "bandwidth_gbps"_a,
-           "latency_ns"_a);
+      .def(
+          "__init__",
+          [](Dimension* self, const std::string& wiring, std::int32_t npus, double bandwidth_gbps,
+             double latency_ns) {
+            new (self) Dimension{find_wiring(wiring), npus, bandwidth_gbps, latency_ns};
+          },
+          "wiring"_a, "npus"_a, "bandwidth_gbps"_a, "latency_ns"_a);
+  module.def("topologies", &wiring_names, "The names of topologies.");
+  module.def(
+      "check_algorithm", [](const std::string& name) { static_cast<void>(make_algorithm(name)); }, "name"_a,
+      "Raise ValueError if there is no collective algorithm of that name.");
   nb::class_<MemorySpec>(module, "MemorySpec")
       .def(nb::init<std::string, Time, double, std::vector<std::int32_t>>(), "type"_a, "latency_ns"_a,
            "bandwidth_gbps"_a, "nodes"_a);

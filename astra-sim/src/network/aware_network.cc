@@ -3,23 +3,14 @@
 #include "network/units.h"
 
 namespace astra {
-namespace {
-
-// Links that belong to one NPU in a dimension: two in a ring (ascending, descending) and at a switch (up,
-// down), one to each coordinate in a full mesh.
-std::size_t links_of_npu(const Dimension& dimension) {
-  return dimension.wiring == Wiring::kFullyConnected ? static_cast<std::size_t>(dimension.npus) : 2;
-}
-
-}  // namespace
-
 AwareNetwork::AwareNetwork(const NetworkParts& parts)
     : topology_(parts.topology), queue_(parts.queue), recorder_(parts.recorder) {
   for (std::size_t d = 0; d < topology_.rank(); ++d) {
     const Dimension& dimension = topology_.dimensions()[d];
     bytes_per_ns_.push_back(bytes_per_ns(dimension.bandwidth_gbps));
     first_link_.push_back(static_cast<LinkId>(dimension_of_.size()));
-    const std::size_t links = static_cast<std::size_t>(topology_.npus()) * links_of_npu(dimension);
+    const std::size_t links =
+        static_cast<std::size_t>(topology_.npus()) * dimension.wiring->links_per_npu(dimension.npus);
     dimension_of_.insert(dimension_of_.end(), links, d);
   }
   links_.resize(dimension_of_.size());
@@ -33,8 +24,7 @@ void AwareNetwork::send(NpuId source, NpuId destination, Bytes bytes, Callback l
                       .bytes = bytes,
                       .landed = landed,
                       .dimension = 0,
-                      .in_switch = false,
-                      .link = 0,
+                      .device = 0,
                       .next = kNone};
   forward(handle);
 }
@@ -50,43 +40,31 @@ void AwareNetwork::handle(std::uint64_t argument) {
 
 void AwareNetwork::forward(Handle handle) {
   Flight& flight = flights_[handle];
-  if (!flight.in_switch && flight.at == flight.destination) {
+  if (flight.device == 0 && flight.at == flight.destination) {
     const Callback landed = flight.landed;
     flights_.give_back(handle);
     landed();
     return;
   }
-  flight.link = step(flight);
-  enter(flight.link, handle);
+  enter(step(flight), handle);
 }
 
 // The next link of a message; the flight is moved to where that link ends.
 AwareNetwork::LinkId AwareNetwork::step(Flight& flight) const {
   std::size_t& d = flight.dimension;
-  while (!flight.in_switch &&
+  while (flight.device == 0 &&
          topology_.coordinate(flight.at, d) == topology_.coordinate(flight.destination, d)) {
     ++d;
   }
   const Dimension& dimension = topology_.dimensions()[d];
   const std::int32_t to = topology_.coordinate(flight.destination, d);
-  const NpuId at = flight.at;
-  const auto own =
-      first_link_[d] + static_cast<LinkId>(static_cast<std::size_t>(at) * links_of_npu(dimension));
-  if (flight.in_switch) {
-    flight.in_switch = false;
-    return own + 1;
-  }
-  const std::int32_t from = topology_.coordinate(at, d);
-  if (dimension.wiring == Wiring::kRing) {
-    const std::int32_t up = (to - from + dimension.npus) % dimension.npus;
-    const bool ascending = 2 * up <= dimension.npus;
-    flight.at = neighbour(at, d, (from + (ascending ? 1 : dimension.npus - 1)) % dimension.npus);
-    return own + (ascending ? 0 : 1);
-  }
-  flight.at = neighbour(at, d, to);
-  if (dimension.wiring == Wiring::kFullyConnected) return own + static_cast<LinkId>(to);
-  flight.in_switch = true;
-  return own;
+  const Hop hop =
+      dimension.wiring->hop({topology_.coordinate(flight.at, d), flight.device}, to, dimension.npus);
+  const auto owner = static_cast<std::size_t>(neighbour(flight.at, d, hop.owner));
+  flight.at = neighbour(flight.at, d, hop.next.coordinate);
+  flight.device = hop.next.device;
+  return first_link_[d] +
+         static_cast<LinkId>(owner * dimension.wiring->links_per_npu(dimension.npus) + hop.link);
 }
 
 NpuId AwareNetwork::neighbour(NpuId npu, std::size_t dimension, std::int32_t coordinate) const {
@@ -123,17 +101,14 @@ void AwareNetwork::occupy(LinkId id, Handle handle) {
 std::string AwareNetwork::link_name(std::uint32_t link) const {
   const std::size_t d = dimension_of_[link];
   const Dimension& dimension = topology_.dimensions()[d];
-  const auto own = static_cast<std::uint32_t>(links_of_npu(dimension));
+  const auto own = static_cast<std::uint32_t>(dimension.wiring->links_per_npu(dimension.npus));
   const auto npu = static_cast<NpuId>((link - first_link_[d]) / own);
-  const auto which = static_cast<std::int32_t>((link - first_link_[d]) % own);
-  const std::string name = "dim " + std::to_string(d) + ": ";
-  const std::string end = "NPU " + std::to_string(npu);
-  if (dimension.wiring == Wiring::kSwitch)
-    return name + (which == 0 ? end + " -> switch" : "switch -> " + end);
-  const std::int32_t from = topology_.coordinate(npu, d);
-  std::int32_t to = which;
-  if (dimension.wiring == Wiring::kRing) to = (from + (which == 0 ? 1 : dimension.npus - 1)) % dimension.npus;
-  return name + end + " -> NPU " + std::to_string(neighbour(npu, d, to));
+  const auto name = [&](std::int32_t coordinate) {
+    return "NPU " + std::to_string(neighbour(npu, d, coordinate));
+  };
+  return "dim " + std::to_string(d) + ": " +
+         dimension.wiring->link_name(topology_.coordinate(npu, d), (link - first_link_[d]) % own,
+                                     dimension.npus, name);
 }
 
 void AwareNetwork::free(LinkId id) {

@@ -31,14 +31,13 @@ class AwareNetwork final : public Network, private EventHandler {
 
   struct Flight {
     NpuId source = 0;
-    NpuId at = 0;  // the NPU it left last; inside a switch: the one it will come out at
+    NpuId at = 0;  // where it is, or, inside a device, where it will come out
     NpuId destination = 0;
     Bytes bytes = 0;
     Callback landed;
     std::size_t dimension = 0;
-    bool in_switch = false;
-    LinkId link = 0;
-    Handle next = kNone;  // behind it in the link's queue
+    std::int32_t device = 0;  // of the dimension's wiring, as in Place
+    Handle next = kNone;      // behind it in the link's queue
   };
   struct Link {
     Handle first = kNone;  // waiting messages

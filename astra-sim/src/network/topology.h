@@ -2,18 +2,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/types.h"
+#include "network/wiring.h"
 
 namespace astra {
 
-/// How the NPUs of one dimension are wired.
-enum class Wiring : std::uint8_t { kRing, kSwitch, kFullyConnected };
-
 /// One dimension of the network as configured.
 struct Dimension {
-  Wiring wiring = Wiring::kSwitch;
+  std::shared_ptr<const Wiring> wiring;
   std::int32_t npus = 1;
   double bandwidth_gbps = 0.0;  ///< GB/s where 1 GB is 2^30 bytes
   double latency_ns = 0.0;      ///< per hop

@@ -1,29 +1,8 @@
 #include "network/unaware_network.h"
 
-#include <algorithm>
-#include <cstdlib>
-
 #include "network/units.h"
 
 namespace astra {
-namespace {
-
-int hops(const Dimension& dimension, std::int32_t from, std::int32_t to) {
-  switch (dimension.wiring) {
-    case Wiring::kRing: {
-      const std::int32_t distance = std::abs(from - to);
-      return std::min(distance, dimension.npus - distance);
-    }
-    case Wiring::kSwitch:
-      return 2;
-    case Wiring::kFullyConnected:
-      return 1;
-  }
-  return 0;
-}
-
-}  // namespace
-
 UnawareNetwork::UnawareNetwork(const NetworkParts& parts)
     : topology_(parts.topology), queue_(parts.queue), recorder_(parts.recorder) {
   for (const Dimension& dimension : topology_.dimensions()) {
@@ -50,7 +29,7 @@ Time UnawareNetwork::delay_ns(NpuId source, NpuId destination, Bytes bytes) cons
     const std::int32_t to = topology_.coordinate(destination, d);
     if (from == to) continue;
     const Dimension& dimension = topology_.dimensions()[d];
-    const double latency = hops(dimension, from, to) * dimension.latency_ns;
+    const double latency = dimension.wiring->hops(from, to, dimension.npus) * dimension.latency_ns;
     return cut_to_ns(latency + static_cast<double>(bytes) / bytes_per_ns_[d]);
   }
   return 0;

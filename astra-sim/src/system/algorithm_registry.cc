@@ -12,7 +12,7 @@ namespace astra {
 namespace {
 
 constexpr std::string_view kKnown =
-    "ring, direct, direct followed by a window, halvingDoubling, doubleBinaryTree, oneRing, oneDirect, "
+    "ring, direct, direct with a window (direct4), halvingDoubling, doubleBinaryTree, oneRing, oneDirect or "
     "oneHalvingDoubling";
 
 // The number after a name such as direct4; 0 without one, -1 if it is not a number above 0.

@@ -1,0 +1,92 @@
+"""What the engine is built from: its network, system and memories, as objects and as ASTRA-Sim's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from astra_sim import (
+    MemoryConfig,
+    NetworkConfig,
+    SystemConfig,
+    roofline_of_durations,
+    write_comm_groups,
+    write_graphs,
+    write_memories,
+    write_network,
+    write_system,
+)
+from astra_sim.et import Dialect
+from astra_sim.input_error import InputError
+from inference_serving.cluster import Cluster
+from inference_serving.graph_generator import build_graphs
+from inference_serving.trace_generator import Trace
+
+
+def network_config(cluster: Cluster) -> NetworkConfig:
+    """The network between all NPUs of the cluster."""
+    return cluster.network
+
+
+def system_config(cluster: Cluster) -> SystemConfig:
+    """Ring collectives in one chunk; reductions at the speed of the slowest NPU memory."""
+    ring = ("ring",) * len(cluster.network.topology)
+    return SystemConfig(
+        scheduling_policy="LIFO",
+        endpoint_delay_ns=10,
+        active_chunks_per_dimension=1,
+        preferred_dataset_splits=1,
+        all_reduce=ring,
+        all_gather=ring,
+        reduce_scatter=ring,
+        all_to_all=ring,
+        collective_optimization="localBWAware",
+        local_mem_bw_gbps=min(instance.mem_bw_gbps for instance in cluster.instances),
+    )
+
+
+def memory_configs(cluster: Cluster) -> list[MemoryConfig]:
+    """Host memory, one queue per node; the engine has one speed for all of them, so they must agree."""
+    speeds = {(node.cpu_mem_bw_gbps, node.cpu_mem_latency_ns) for node in cluster.nodes}
+    if len(speeds) > 1:
+        found = " and ".join(
+            f"{bandwidth:g} GB/s with {latency:g} ns" for bandwidth, latency in sorted(speeds)
+        )
+        raise InputError(
+            cluster.file,
+            "nodes[].cpu_mem",
+            f"host memories of different speed are not supported yet: {found}; give all nodes the same",
+        )
+    ((bandwidth, latency),) = speeds
+    node_of_npu = tuple(node.node_id for node in cluster.nodes for _ in node.npus)
+    return [
+        MemoryConfig(
+            memory_type="PER_NODE_MEMORY_EXPANSION",
+            bandwidth_gbps=bandwidth,
+            latency_ns=round(latency),
+            node_of_npu=node_of_npu,
+        )
+    ]
+
+
+def write_engine_inputs(folder: Path, cluster: Cluster, trace: Trace, dialect: Dialect) -> None:
+    """Write one iteration as the files that ``python -m astra_sim`` and ASTRA-Sim read.
+
+    ``llm.{npu}.et`` for every NPU of the cluster, network.yml, system.json, memory_expansion.json and
+    comm_group.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stock = dialect == "astra-sim"
+    write_network(folder / "network.yml", network_config(cluster))
+    system = system_config(cluster)
+    write_system(folder / "system.json", roofline_of_durations(system) if stock else system)
+    write_memories(folder / "memory_expansion.json", memory_configs(cluster), stock=stock)
+    groups = write_graphs(
+        folder / "llm",
+        build_graphs(trace.shape),
+        trace.durations_ns,
+        trace.sizes,
+        npus=trace.shape.npus,
+        npu_count=cluster.npu_count,
+        dialect=dialect,
+    )
+    write_comm_groups(folder / "comm_group.json", groups)
