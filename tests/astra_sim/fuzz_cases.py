@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,35 +201,48 @@ def finishing(draw: Any) -> tuple[System, Workload]:
     return system, Workload([Graph(tuple(nodes)) for nodes in graphs], durations, sizes)
 
 
+def _edits(draw: Any, npus: int) -> dict[str, Any]:
+    """Changes of one field of a node, as somebody who is careless would make them."""
+    choices: dict[str, Any] = {
+        "kind": st.sampled_from([*NodeKind]),
+        "data_deps": st.lists(st.integers(0, 9), max_size=2).map(tuple),
+        "ctrl_deps": st.lists(st.integers(0, 9), min_size=1, max_size=1).map(tuple),
+        "duration_slot": st.sampled_from([0, 1, None]),
+        "size_slot": st.sampled_from([0, 1, 2, 3, None]),
+        "ops_slot": st.sampled_from([0, 3, None]),
+        "collective": st.sampled_from([*CollectiveKind]),
+        "group": st.sampled_from([(), (0, 1), (1, 0), (0,), tuple(range(npus))]),
+        "involved_dims": st.sampled_from([(True,), (False, True), (True, False, True)]),
+        "peer": st.integers(0, npus - 1),
+        "tag": st.integers(0, 9),
+        "is_cpu_op": st.booleans(),
+        "copy_engine": st.booleans(),
+        "memory": st.integers(0, 1),
+    }
+    name = draw(st.sampled_from(list(choices)))
+    return {name: draw(choices[name])}
+
+
 @st.composite
 def careless(draw: Any) -> tuple[System, Workload]:
-    """Graphs nobody has checked: unmatched messages, cycles, missing parents, messages to oneself."""
-    system = draw(systems())
-    groups = [(), (), (0, 1), (1, 0), (0,), tuple(range(system.npus))]
-    ids = st.integers(0, 6)
-    node = st.builds(
-        Node,
-        node_id=ids,
-        kind=st.sampled_from(list(NodeKind)),
-        data_deps=st.lists(ids, max_size=2).map(tuple),
-        ctrl_deps=st.lists(ids, max_size=1).map(tuple),
-        duration_slot=st.sampled_from([0, 1, None]),
-        size_slot=st.sampled_from([0, 1, 1, 2, None]),
-        ops_slot=st.sampled_from([0, None]),
-        collective=st.sampled_from([*CollectiveKind]),
-        group=st.sampled_from(groups),
-        involved_dims=st.sampled_from([(), (), (True,), (False, True), (False, False, False)]),
-        peer=st.integers(0, system.npus - 1),
-        tag=st.integers(0, 1),
-        is_cpu_op=st.sampled_from([False, False, False, True]),
-        copy_engine=st.sampled_from([False, False, False, True]),
-        memory=st.sampled_from([0, 0, 0, 1]),
-    )
-    few = st.lists(node, max_size=4, unique_by=lambda one: one.node_id).map(lambda nodes: Graph(tuple(nodes)))
-    graphs = draw(st.tuples(*[few] * system.npus))
-    any_number = st.sampled_from([0, 1, 1000, 1 << 20, 1 << 53])
-    sizes = list(draw(st.tuples(any_number, any_number, any_number)))
-    return system, Workload(list(graphs), list(draw(st.tuples(any_number, any_number))), sizes)
+    """Sound graphs of which somebody has dropped nodes and changed others: most of them stall, or are refused."""
+    system, workload = draw(finishing())
+    graphs = [list(graph.nodes) for graph in workload.graphs]
+    for _ in range(draw(st.integers(1, 3))):
+        nodes = graphs[draw(st.sampled_from([npu for npu, nodes in enumerate(graphs) if nodes] or [0]))]
+        if not nodes:
+            break
+        at = draw(st.integers(0, len(nodes) - 1))
+        if draw(st.integers(0, 3)) == 0:
+            gone = nodes.pop(at).node_id
+            if draw(st.booleans()):  # and nobody depends on it any more
+                nodes[:] = [
+                    replace(node, data_deps=tuple(d for d in node.data_deps if d != gone)) for node in nodes
+                ]
+        else:
+            nodes[at] = replace(nodes[at], **_edits(draw, system.npus))
+    sizes = [*workload.sizes, draw(st.sampled_from([0, 1, 7, 1 << 53]))]
+    return system, Workload([Graph(tuple(nodes)) for nodes in graphs], workload.durations_ns, sizes)
 
 
 ATTRIBUTES = (

@@ -98,7 +98,7 @@ def pair(folder: Path) -> list[str]:
 
 
 @given(finishing())
-@settings(max_examples=CASES * 3 // 10)
+@settings(max_examples=CASES // 4)
 def test_a_sound_workload_finishes_and_twice_in_the_same_way(case):
     system, workload = case
     with scratch() as folder:
@@ -148,7 +148,7 @@ def test_on_the_aware_network_no_two_messages_are_on_one_link(case):
 
 
 @given(careless())
-@settings(max_examples=CASES * 3 // 20)
+@settings(max_examples=CASES * 3 // 10)
 def test_careless_graphs_end_with_a_result_or_an_error(case):
     system, workload = case
     with scratch() as folder:
@@ -157,7 +157,7 @@ def test_careless_graphs_end_with_a_result_or_an_error(case):
 
 
 @given(records(), st.booleans())
-@settings(max_examples=CASES * 3 // 20)
+@settings(max_examples=CASES // 10)
 def test_any_attributes_end_with_a_result_or_an_error(traces, kaist):
     with scratch() as folder:
         arguments = [*pair(folder), *write_records(folder, traces)]
