@@ -131,6 +131,18 @@ def test_of_two_at_the_same_time_the_one_that_was_scheduled_first_goes_first():
     assert send_all(aware(RING), [(0, 2), (1, 2)], [0, A]) == [2 * A, A + X + A]
 
 
+def test_when_a_message_lands_the_sender_goes_on_before_the_receiver():
+    """0 -> 1 lands at 2A; then both send to 2 at once, and 0's message is the first on the down link."""
+    target = aware(Dim("Switch", 3))
+    graphs = [
+        [send(0, 1), send(1, 2, 0)],
+        [recv(0, 0), send(1, 2, 0)],
+        [recv(0, 0), recv(1, 1)],
+    ]
+    run(target, graphs, sizes=[SIZE])
+    assert finishes(target) == [4 * A, 4 * A + X, 4 * A + X]
+
+
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_an_incast_at_a_switch_is_served_in_order(count):
     """Up links in parallel, then one after another down to NPU 0."""
