@@ -77,11 +77,10 @@ def test_a_full_mesh_is_paid_once():
 
 
 def test_the_delay_of_every_hop_is_cut_to_an_integer():
-    """0.9 ns latency and half a byte per ns: 3 hops of int(2.9), not int(8.7)."""
-    half = Dim("Ring", 8, 0.5 * 1e9 / 2**30, 0.9)
-    target = aware(half)
+    """0.9 ns latency and 0.4 bytes per ns: 3 hops of int(0.9 + 2.5), not int(10.2)."""
+    target = aware(Dim("Ring", 8, 0.4 * 1e9 / 2**30, 0.9))
     graphs = only(8, {0: [send(0, 3)], 3: [recv(0, 0)]})
-    assert run(target, graphs, sizes=[1]) == 3 * 2
+    assert run(target, graphs, sizes=[1]) == 3 * 3
 
 
 def test_a_ring_takes_the_shorter_way():

@@ -193,6 +193,12 @@ def test_utilisation_of_a_memory_bound_node(report):
     }
 
 
+def test_a_node_just_beyond_the_ridge_is_compute_bound(report):
+    """The ridge is at 100 operations per byte; 150 take 1.5 us at the peak, in which 1.5e6 bytes could move."""
+    got = statistics(report([[operation(0, ops=0, size=1)]], sizes=(15 * 10**7, 10**6), **ROOFLINE))
+    assert (got["Compute bound percentage"], got["Average memory utilization"]) == (100, round(200 / 3, 3))
+
+
 def test_utilisation_is_over_the_time_of_the_roofline_nodes(report):
     """10 us compute bound and 1 us memory bound, then a CPU operation of 3 us that does not count.
 
