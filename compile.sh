@@ -5,14 +5,16 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: ./compile.sh [--dev] [--with EXTRA[,EXTRA...]]
+usage: ./compile.sh [--dev] [--with EXTRA[,EXTRA...]] [--ns3]
 
   --dev          also install the tools that ./test.sh needs
   --with EXTRA   also install optional parts: profile, silicon, report, cluster (see pyproject.toml)
+  --ns3          also build the packet network of --network-backend ns3; needs ns-3 (see docs/ns3.md)
 
 Environment:
   PYTHON   the Python, 3.11 or newer, to build .venv with (default: the newest one found)
   CXX      the C++20 compiler (default: c++, g++ or clang++)
+  NS3_ROOT an ns-3 of your own, with include/ and lib/ (default: the one of .venv or of the system)
 END
 }
 
@@ -138,7 +140,7 @@ install() {
 }
 
 main() {
-  local requested=""
+  local requested="" ns3=""
   while [ $# -gt 0 ]; do
     case $1 in
       --dev) requested="$requested dev" ;;
@@ -147,6 +149,7 @@ main() {
         requested="$requested $2"
         shift
         ;;
+      --ns3) ns3=yes ;;
       -h | --help) usage; return ;;
       *) fail "unknown argument '$1'; ./compile.sh --help lists what there is" ;;
     esac
@@ -160,13 +163,14 @@ main() {
   hash=$(sources_hash "$compiler")
   if [ "$(cat "$stamp" 2>/dev/null)" = "$(printf 'sources: %s\nextras: %s' "$hash" "$extras")" ]; then
     step "up to date"
-    return
+  else
+    rm -f "$stamp"
+    install "$extras" "$compiler"
+    printf 'sources: %s\nextras: %s\n' "$hash" "$extras" >"$stamp.new"
+    mv "$stamp.new" "$stamp"
+    step "done; try ./run.sh or .venv/bin/python main.py --help"
   fi
-  rm -f "$stamp"
-  install "$extras" "$compiler"
-  printf 'sources: %s\nextras: %s\n' "$hash" "$extras" >"$stamp.new"
-  mv "$stamp.new" "$stamp"
-  step "done; try ./run.sh or .venv/bin/python main.py --help"
+  if [ -n "$ns3" ]; then CXX=$compiler astra-sim/ns3/build.sh; fi
 }
 
 venv_python=.venv/bin/python

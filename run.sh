@@ -26,7 +26,18 @@ simulate "Prefill on two NPUs, decode on one" single_node_pd_unequal_H100_8B \
 simulate "Llama-3.1-70B, tensor parallel over four H100" single_node_single_instance_H100 \
   sharegpt_req100_rate10_llama example_tp4_run --log-interval 5
 
+simulate "Prefill and decode on two nodes, switches within and between, links with contention" \
+  dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama example_topology_run --log-interval 5 \
+  --network-backend analytical-aware
+summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,topology_run}.json)
+
+if ./compile.sh --ns3 >/dev/null 2>&1; then
+  simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \
+    example_ns3_run --num-req 10 --log-interval 5 --network-backend ns3 --ns3-mtu 16384
+  summaries+=(output/example_ns3_run.json)
+else
+  printf '\n### The same, packet by packet: skipped, ns-3 is not installed (docs/ns3.md)\n'
+fi
+
 printf '\n### What each example gave (ms; full results in output/)\n'
-.venv/bin/python -m inference_serving.compare output/example_run.json output/example_single_run.json \
-  output/example_multi_run.json output/example_dual_node_run.json output/example_pd_run.json \
-  output/example_pd_unequal_run.json output/example_tp4_run.json
+.venv/bin/python -m inference_serving.compare "${summaries[@]}"

@@ -17,7 +17,7 @@ check() {
 
 # shellcheck disable=SC2329 # called through check
 cxx_format() {
-  find astra-sim/src -type f \( -name '*.h' -o -name '*.hpp' -o -name '*.cc' -o -name '*.cpp' \) -print0 |
+  find astra-sim/src astra-sim/ns3 -type f \( -name '*.h' -o -name '*.hpp' -o -name '*.cc' -o -name '*.cpp' \) -print0 |
     xargs -0 "$bin/clang-format" --dry-run -Werror
 }
 

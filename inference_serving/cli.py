@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from astra_sim import NetworkError
 from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster
 from inference_serving.config_builder import load_cluster
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except (SimulationStallError, ExternalEngineError) as error:
+    except (SimulationStallError, ExternalEngineError, NetworkError) as error:
         print(f"error: the simulation cannot go on: {error}", file=sys.stderr)
         return EXIT_STALLED
     except BrokenPipeError:  # whoever read stdout has gone, as in ``... | head``

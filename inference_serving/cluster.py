@@ -59,6 +59,8 @@ class Cluster:
     instances: tuple[InstanceSpec, ...]
     nodes: tuple[NodeSpec, ...]
     network: NetworkConfig
+    wired: bool = False
+    """Whether the config says how the NPUs are wired (``topology``), not only how fast the links are."""
 
     @property
     def npu_count(self) -> int:

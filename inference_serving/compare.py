@@ -27,7 +27,7 @@ def headline(file: Path) -> tuple[str, ...]:
             f"{tpot['p99']:.1f}",
             f"{facts['throughput_per_s']['generated_tokens']:.0f}",
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(file, str(error), "not a summary written with --summary-json") from None
 
 

@@ -43,7 +43,7 @@ class _Builder:
     def build(self, section: ClusterSection) -> Cluster:
         nodes = tuple(self._node(index, node) for index, node in enumerate(section.nodes))
         network = build_network(self._file, section, [len(node.npus) for node in nodes])
-        return Cluster(self._file, tuple(self._instances), nodes, network)
+        return Cluster(self._file, tuple(self._instances), nodes, network, section.topology is not None)
 
     def _node(self, node_id: int, node: NodeSection) -> NodeSpec:
         first = self._npus

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
-from astra_sim import Completion, Engine, EngineCounters, EngineOptions, Template
+from astra_sim import Completion, Engine, EngineCounters, EngineOptions, Ns3Options, Template
 from astra_sim.stall_doctor import diagnosis
 from inference_serving.cluster import Cluster
-from inference_serving.engine_inputs import memory_configs, network_config, system_config
+from inference_serving.engine_inputs import memory_configs, network_config, packet_links, system_config
 from inference_serving.external_engine import ExternalController
 from inference_serving.graph_generator import build_graphs
 from inference_serving.settings import SimulationConfig
@@ -44,12 +45,16 @@ class Controller(Protocol):
 class EngineController:
     """The compiled engine, one for the whole cluster; every trace structure is compiled once."""
 
-    def __init__(self, cluster: Cluster, network_backend: str = "unaware") -> None:
+    def __init__(
+        self, cluster: Cluster, network_backend: str = "unaware", ns3: Ns3Options | None = None
+    ) -> None:
+        if ns3 is not None:
+            ns3 = replace(ns3, links=packet_links(cluster))
         self._engine = Engine(
             network_config(cluster),
             system_config(cluster),
             memory_configs(cluster),
-            EngineOptions(network_backend),
+            EngineOptions(network_backend, ns3=ns3),
         )
         self._templates: dict[TraceShape, Template] = {}
 
@@ -83,4 +88,4 @@ def make_controller(cluster: Cluster, config: SimulationConfig) -> Controller:
     """The engine that a run's settings ask for."""
     if config.engine_binary is not None:
         return ExternalController(cluster, config.engine_binary)
-    return EngineController(cluster, config.network_backend)
+    return EngineController(cluster, config.network_backend, config.ns3)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from astra_sim import (
+    LinkSpeed,
+    LinkTopology,
     MemoryConfig,
     NetworkConfig,
     SystemConfig,
+    cluster_links,
+    links_of_network,
     roofline_of_durations,
     write_comm_groups,
     write_graphs,
@@ -66,6 +70,22 @@ def memory_configs(cluster: Cluster) -> list[MemoryConfig]:
             node_of_npu=node_of_npu,
         )
     ]
+
+
+def packet_links(cluster: Cluster) -> LinkTopology:
+    """The links of a network of packets: as the config's ``topology`` says, else those of usual servers.
+
+    There every NPU has a link to a switch in its server and a network card on a spine switch, with the speeds
+    of the first and of the last dimension. A way takes two links, so each has half of the latency.
+    """
+    network = cluster.network
+    if cluster.wired:
+        return links_of_network(network)
+    speeds = [
+        LinkSpeed(bandwidth, latency / 2)
+        for bandwidth, latency in zip(network.bandwidth_gbps, network.latency_ns, strict=True)
+    ]
+    return cluster_links([len(node.npus) for node in cluster.nodes], speeds[0], speeds[-1])
 
 
 def write_engine_inputs(folder: Path, cluster: Cluster, trace: Trace, dialect: Dialect) -> None:

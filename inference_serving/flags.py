@@ -9,6 +9,7 @@ from typing import get_args
 
 from astra_sim.et import Dialect
 from astra_sim.input_error import InputError
+from astra_sim.ns3_flags import add_packet_flags, packet_options
 from inference_serving.logger import LEVELS
 from inference_serving.policies import policy_names
 from inference_serving.precision import kv_bits_of, weight_bits_of
@@ -27,7 +28,7 @@ _NOT_YET = {
     "enable_attn_prediction": (False, "the attention predictor"),
     "expert_routing_policy": ("FAST", "expert routing"),
 }
-_BACKENDS = {"analytical": "unaware", "analytical-aware": "aware"}
+_BACKENDS = {"analytical": "unaware", "analytical-aware": "aware", "ns3": "ns3"}
 _MOST = 10**12
 _MOST_DUMPED = 100_000
 _LATER_ROUTERS = ("CUSTOM", "LWL", "SITA", "MSC")
@@ -43,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_run_flags(parser.add_argument_group("run"))
     _add_scheduler_flags(parser.add_argument_group("batching"))
     _add_model_flags(parser.add_argument_group("model and memory"))
+    add_packet_flags(parser.add_argument_group("packets, with --network-backend ns3"))
     _add_output_flags(parser.add_argument_group("output"))
     _add_later_flags(parser.add_argument_group("published flags whose feature is not there yet (refused)"))
     return parser
@@ -62,7 +64,7 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         "--network-backend",
         choices=_BACKENDS,
         default="analytical",
-        help="analytical: links without contention; analytical-aware: messages queue at links",
+        help="analytical: links without contention; analytical-aware: messages queue at links; ns3: packets",
     )
     group.add_argument(
         "--engine-binary", type=Path, help="run every iteration in this ASTRA-Sim executable instead"
@@ -165,6 +167,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         npu_memory_utilization=args.npu_memory_utilization,
         request_routing_policy=args.request_routing_policy,
         network_backend=_BACKENDS[args.network_backend],
+        ns3=packet_options(args),
         engine_binary=args.engine_binary,
         latency_source=args.latency_source,
         profile_dir=args.profile_dir,

@@ -11,6 +11,7 @@ import argparse
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,23 +58,32 @@ def read_recording(iters_file: Path, reqs_file: Path) -> Recording:
     meta = next(_records(reqs_file), {}).get("meta")
     if not isinstance(meta, dict):
         raise InputError(reqs_file, "line 1: meta", "this field is required")
-    arrivals: list[dict[str, Any]] = []
-    iterations: list[tuple[float, list[Item]]] = []
-    last_token: dict[str, int] = {}
-    prompts: dict[str, int] = {}
-    for record in _records(iters_file):
-        if record.get("ev") == "add":
-            arrivals.append(record)
-            prompts[record["id"]] = record["p"]
-        elif record.get("ev") == "it" and record["items"]:
-            items = [
-                (str(name), int(tokens), int(before)) for name, tokens, before, _prompt in record["items"]
-            ]
-            iterations.append((float(record["t0"]), items))
-            for name, tokens, before in items:
-                last_token[name] = max(last_token.get(name, 0), before + tokens)
-    outputs = {name: last_token.get(name, prompt) + 1 - prompt for name, prompt in prompts.items()}
-    return Recording(meta, arrivals, iterations, outputs)
+    recording = Recording(meta, [], [], {})
+    for number, record in enumerate(_records(iters_file), start=1):
+        try:
+            _take(recording, record)
+        except KeyError as error:
+            raise InputError(
+                iters_file, f"line {number}: {error.args[0]}", "this field is required"
+            ) from None
+        except (TypeError, ValueError):
+            raise InputError(iters_file, f"line {number}", "is not a recorded event") from None
+    if not recording.iterations:
+        raise InputError(iters_file, "", "has no iterations with items")
+    return recording
+
+
+def _take(recording: Recording, record: dict[str, Any]) -> None:
+    """Add one event; raises KeyError, TypeError or ValueError if it is not as recorded."""
+    outputs = recording.output_tokens
+    if record.get("ev") == "add":
+        recording.arrivals.append(record | {"t": float(record["t"]), "p": int(record["p"])})
+        outputs.setdefault(record["id"], 1)
+    elif record.get("ev") == "it" and record["items"]:
+        items = [(str(name), int(tokens), int(before)) for name, tokens, before, _ in record["items"]]
+        recording.iterations.append((float(record["t0"]), items))
+        for (name, tokens, before), (_, _, _, prompt) in zip(items, record["items"], strict=True):
+            outputs[name] = max(outputs.get(name, 1), before + tokens + 1 - int(prompt))
 
 
 def replay(recording: Recording, settings: SchedulerSettings, kv_blocks: int) -> ReplayResult:
@@ -94,7 +104,8 @@ def replay(recording: Recording, settings: SchedulerSettings, kv_blocks: int) ->
         if sorted(formed) == sorted(expected):
             equal += 1
         elif first_difference is None:
-            first_difference = f"iteration {number}: ours {formed[:6]}, recorded {expected[:6]}"
+            ours, theirs = sorted(set(formed) - set(expected)), sorted(set(expected) - set(formed))
+            first_difference = f"iteration {number}: only ours {ours[:6]}, only recorded {theirs[:6]}"
         if batch is not None:
             scheduler.complete(round(start_s * 1e9))
     return ReplayResult(equal, len(recording.iterations), first_difference)
@@ -123,7 +134,7 @@ def _records(file: Path) -> Iterator[dict[str, Any]]:
         with opener(file, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 yield _object(file, number, line)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(file, "", f"cannot be read: {error}") from None
 
 
@@ -139,12 +150,20 @@ def _object(file: Path, number: int, line: str) -> dict[str, Any]:
 
 def _settings(recording: Recording, args: argparse.Namespace) -> SchedulerSettings:
     meta = recording.meta
+    policy = args.scheduling_policy or str(meta.get("policy", "fcfs"))
+    if policy not in policy_names():
+        raise InputError(
+            args.reqs, "line 1: meta.policy", f"{policy!r} is unknown; use one of {', '.join(policy_names())}"
+        )
+    if args.max_num_batched_tokens is None and "mnbt" not in meta:
+        raise InputError(args.reqs, "line 1: meta.mnbt", "this field is required")
+    budget = args.max_num_batched_tokens
     return SchedulerSettings(
         max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens or int(meta["mnbt"]),
+        max_num_batched_tokens=int(meta["mnbt"]) if budget is None else budget,
         block_size=args.block_size,
         long_prefill_token_threshold=int(meta.get("lpt", 0)),
-        scheduling_policy=args.scheduling_policy or str(meta.get("policy", "fcfs")),
+        scheduling_policy=policy,
     )
 
 
@@ -163,10 +182,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         recording = read_recording(args.iters, args.reqs)
+        settings = _settings(recording, args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    result = replay(recording, _settings(recording, args), args.kv_blocks)
+    result = replay(recording, settings, args.kv_blocks)
     if result.first_difference:
         print(f"first difference at {result.first_difference}")
     print(f"equal {result.equal} / {result.total}")

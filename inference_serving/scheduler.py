@@ -36,7 +36,7 @@ class Scheduler:
     """Forms the batches of one instance.
 
     ``hands_over`` makes it the scheduler of a prefill instance: a request leaves with its first token.
-    ``may_admit`` is asked before a waiting request is admitted for the first time; a prefill instance
+    ``may_admit`` is asked before a waiting request is admitted; a prefill instance
     uses it to reserve KV blocks at the decode side.
     """
 
@@ -57,6 +57,7 @@ class Scheduler:
         self._hands_over = hands_over
         self._may_admit = may_admit
         self._waiting_holders = 0
+        self._admitted: list[Request] = []
 
     @property
     def running(self) -> Sequence[Request]:
@@ -79,17 +80,22 @@ class Scheduler:
         while budget == limit and preempted_before != self.preemptions:
             # a pass that only preempted has made room: another one may use it
             preempted_before = self.preemptions
-            budget = self._plan(now_ns)
+            budget = self._plan()
         total = limit - budget
         if total == 0:
             return None
+        for request in self._admitted:
+            # one admitted now may have given way again to a row that needed its blocks
+            if request.first_scheduled_ns < 0 and request.state is RequestState.RUNNING:
+                request.first_scheduled_ns = now_ns
         table = self._table
         grants, context = table.grant.copy(), table.computed.copy()
         prompt_tokens = int(grants[context < table.prompt].sum())
         return Batch(grants, context, total, prompt_tokens, int(np.count_nonzero(grants)))
 
-    def _plan(self, now_ns: int) -> int:
+    def _plan(self) -> int:
         """Grant tokens to running rows and admit waiting requests; return the token budget left."""
+        self._admitted.clear()
         self._table.grant[:] = 0
         budget, preempted_before = self.settings.token_budget, self.preemptions
         prefill_first = self.settings.prioritize_prefill
@@ -97,7 +103,7 @@ class Scheduler:
         budget = self._grant(in_prompt if prefill_first else None, budget)
         if self.preemptions == preempted_before:
             # who has just been preempted must not come back ahead of those it made room for
-            budget = self._admit(budget, now_ns)
+            budget = self._admit(budget)
         return self._grant(self._table.grant == 0, budget) if prefill_first else budget
 
     def complete(self, end_ns: int) -> IterationOutcome:
@@ -140,7 +146,7 @@ class Scheduler:
         need = self._capped(table.target - table.computed)
         if among is not None:
             need *= among
-        total = int(need.sum())
+        total, wanted = int(need.sum()), need > 0
         if total > budget:
             before = np.cumsum(need) - need
             need = np.clip(budget - before, 0, need)
@@ -150,7 +156,9 @@ class Scheduler:
         extra[need == 0] = 0
         extra_total = int(extra.sum())
         if extra_total > self.kv_cache.free_blocks:
-            return self._grant_with_preemption([table.requests[row] for row in np.flatnonzero(need)], budget)
+            return self._grant_with_preemption(
+                [table.requests[row] for row in np.flatnonzero(wanted)], budget
+            )
         self.kv_cache.take(extra_total)
         table.blocks += extra
         table.grant += need
@@ -205,7 +213,7 @@ class Scheduler:
         request.preemptions += 1
         self.preemptions += 1
 
-    def _admit(self, budget: int, now_ns: int) -> int:
+    def _admit(self, budget: int) -> int:
         """Admit waiting requests in the policy's order until something is short; return the budget left.
 
         Only a request whose KV is already here (it came from a prefill instance) may pass one that does
@@ -222,11 +230,11 @@ class Scheduler:
                 if not self._waiting_holders:
                     break
                 continue
-            self._start(self.waiting.pop(index), tokens, now_ns)
+            self._start(self.waiting.pop(index), tokens)
             budget -= tokens
         if only_holders and self._waiting_holders and not len(self._table):
             self._drop_last_holder()
-            return self._admit(budget, now_ns)
+            return self._admit(budget)
         return budget
 
     def _admissible(self, request: Request, budget: int) -> int:
@@ -242,14 +250,13 @@ class Scheduler:
             return 0
         return tokens
 
-    def _start(self, request: Request, tokens: int, now_ns: int) -> None:
+    def _start(self, request: Request, tokens: int) -> None:
         self._waiting_holders -= request.blocks > 0
         extra = max(self.kv_cache.blocks_for(request.computed + tokens) - request.blocks, 0)
         self.kv_cache.take(extra)
         request.blocks += extra
         request.state = RequestState.RUNNING
-        if request.first_scheduled_ns < 0:
-            request.first_scheduled_ns = now_ns
+        self._admitted.append(request)
         self._table.append(request)
         self._table.grant[-1] = tokens
 

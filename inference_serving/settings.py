@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from astra_sim.et import Dialect
+from astra_sim.ns3_backend import Ns3Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class SimulationConfig:
     npu_memory_utilization: float = 0.9
     request_routing_policy: str = "RR"
     network_backend: str = "unaware"
+    ns3: Ns3Options | None = None
     engine_binary: Path | None = None
     latency_source: str = "auto"
     profile_dir: Path | None = None

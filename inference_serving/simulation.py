@@ -95,9 +95,8 @@ class Simulation:
     def run(self) -> None:
         """Run until every request has finished, or until :meth:`stop`."""
         while len(self.finished) < len(self._arrivals) and not self._stop:
-            for instance in self._ready.values():
-                self._start_iteration(instance)
-            self._ready.clear()
+            while self._ready:  # starting an instance may wake others
+                self._start_iteration(self._ready.pop(next(iter(self._ready))))
             completions = self.controller.advance(self._next_arrival_ns())
             for completion in completions:
                 self._complete(completion)
@@ -136,7 +135,10 @@ class Simulation:
 
     def _start_iteration(self, instance: Instance) -> None:
         now_ns = self.controller.now_ns
+        starved = instance.scheduler.starved
         batch = instance.scheduler.schedule(now_ns)
+        if instance.spec.role is Role.DECODE and starved and not instance.scheduler.starved:
+            self._wake_prefillers()
         if batch is None:
             return
         outgoing = {}
@@ -180,7 +182,7 @@ class Simulation:
         self._wake(prefiller)
 
     def _wake_prefillers(self) -> None:
-        """Blocks have come free at a decode instance: whoever waits to reserve some may try again."""
+        """A decode instance has room again, or none of its own who want it: whoever waits for it may try."""
         for prefiller in self._prefillers:
             self._wake(prefiller)
 

@@ -47,21 +47,26 @@ def _fit_context(file: Path, request: RequestSpec, context: int) -> RequestSpec:
 def _check_instance(file: Path, workload: Sequence[RequestSpec], spec: InstanceSpec) -> None:
     settings, capacity = spec.scheduler, spec.memory.kv_blocks * spec.scheduler.block_size
     for request in workload:
-        longest = request.input_tokens + request.output_tokens
-        needed = request.input_tokens if spec.role is Role.PREFILL else longest
+        if spec.role is Role.DECODE and request.output_tokens == 1:
+            continue  # it ends where its prompt runs
+        # the last token is never computed, so it needs no KV
+        generated = 0 if spec.role is Role.PREFILL else request.output_tokens - 1
+        needed = request.input_tokens + generated
+        what = f"{request.input_tokens} prompt tokens" + (
+            f" and {generated} generated ones" if generated else ""
+        )
         if needed > capacity:
             raise InputError(
                 file,
                 f"request {request.request_id}: input_toks",
-                f"{request.input_tokens} and {request.output_tokens} output tokens need {needed} tokens of KV, "
-                f"but instance {spec.instance_id} holds {capacity}; use more NPU memory or shorter requests",
+                f"{what} need KV of {needed} tokens, but instance {spec.instance_id} holds {capacity}; "
+                "use more NPU memory or shorter requests",
             )
         # without chunks a preempted request is recomputed at its full length in one iteration
-        whole = longest if spec.role is not Role.PREFILL else request.input_tokens
-        if not settings.enable_chunked_prefill and whole > settings.token_budget:
+        if not settings.enable_chunked_prefill and needed > settings.token_budget:
             raise InputError(
                 file,
                 f"request {request.request_id}: input_toks",
-                f"{request.input_tokens}: without chunked prefill, prompt and output ({whole} tokens) must fit "
-                f"into --max-num-batched-tokens {settings.max_num_batched_tokens}",
+                f"{what} must run in one iteration without chunked prefill, but instance {spec.instance_id} takes "
+                f"{settings.max_num_batched_tokens}; raise max_num_batched_tokens",
             )

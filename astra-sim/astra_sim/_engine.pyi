@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 from astra_sim.graph import Graph
 
+class NetworkError(RuntimeError): ...
+
 def topologies() -> list[str]: ...
 def check_algorithm(name: str) -> None: ...
 
@@ -45,6 +47,8 @@ class Simulation:
         system: SystemSpec,
         memories: Sequence[MemorySpec],
         customs: Sequence[CustomSpec],
+        replies: int = -1,
+        requests: int = -1,
     ) -> None: ...
     def compile(self, graphs: Sequence[Graph]) -> Template: ...
     def submit(

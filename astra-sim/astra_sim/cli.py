@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from astra_sim._engine import NetworkError
 from astra_sim.comm_groups import CommGroups, read_comm_groups
 from astra_sim.custom_collectives import read_custom_collectives
 from astra_sim.engine import Engine, EngineOptions
@@ -14,6 +15,7 @@ from astra_sim.graph import CollectiveKind, Graph, Node, NodeKind
 from astra_sim.input_error import InputError
 from astra_sim.memory_config import read_memories
 from astra_sim.network_config import read_network
+from astra_sim.ns3_flags import add_ns3_flags, ns3_network
 from astra_sim.report import Report
 from astra_sim.stall_doctor import diagnosis
 from astra_sim.system_config import MOST_NS, SystemConfig, read_system
@@ -27,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
-    except (InputError, ValueError, OSError) as error:
+    except (InputError, ValueError, NetworkError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _run(options: argparse.Namespace) -> int:
-    network = read_network(options.network_configuration)
+    network, ns3 = ns3_network(options, read_network(options.network_configuration))
     system = _scaled(read_system(options.system_configuration), options.injection_scale)
     memory_file = options.remote_memory_configuration
     memories = read_memories(memory_file) if memory_file else []
@@ -48,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         network,
         system,
         memories,
-        EngineOptions(options.network_backend, options.num_queues_per_dim, options.rendezvous_protocol),
+        EngineOptions(options.network_backend, options.num_queues_per_dim, options.rendezvous_protocol, ns3),
         read_custom_collectives(system, options.system_configuration, network.npu_total),
     )
     if any(graph.nodes for graph in graphs):
@@ -168,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         help="kaist: node types and ns durations of the published serving fork (default: %(default)s)",
     )
     _add_model_options(parser.add_argument_group("model"))
+    add_ns3_flags(parser.add_argument_group("packets, with --network-backend ns3"))
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON instead of lines")
     output.add_argument(
@@ -181,9 +184,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model_options(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--network-backend",
-        choices=("unaware", "aware"),
+        choices=("unaware", "aware", "ns3"),
         default="unaware",
-        help="congestion model (default: %(default)s)",
+        help="congestion model (default: %(default)s; ns3: see docs/ns3.md)",
     )
     model.add_argument(
         "--num-queues-per-dim",

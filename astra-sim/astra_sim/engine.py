@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from astra_sim.custom_collectives import CONFIGURABLE, CustomCollectives
 from astra_sim.graph import Completion, Graph
 from astra_sim.memory_config import MemoryConfig
 from astra_sim.network_config import NetworkConfig
+from astra_sim.ns3_backend import Ns3Options, start_ns3
 from astra_sim.stall_doctor import BlockedNode
 from astra_sim.system_config import SystemConfig
 
@@ -76,11 +78,13 @@ class EngineOptions:
     """What ASTRA-Sim's users say on the command line rather than in a file."""
 
     backend: str = "unaware"
-    """Network model: ``unaware`` or ``aware`` of congestion."""
+    """Network model: ``unaware`` or ``aware`` of congestion, or packets in ``ns3``."""
     queues_per_dim: int = 1
     """Queues of each NPU and dimension, for the streams of collectives."""
     rendezvous: bool = False
     """Messages wait until their receive has been posted."""
+    ns3: Ns3Options | None = None
+    """How ``ns3`` moves packets; None: its defaults."""
 
 
 _DEFAULTS = EngineOptions()
@@ -89,6 +93,9 @@ _NO_CUSTOMS = CustomCollectives()
 
 class Engine:
     """One discrete-event simulation: a clock in ns, a network, memories, and NPUs that execute graphs.
+
+    Backend "ns3" starts a network process of its own, which ends with the engine. If that process fails,
+    methods raise NetworkError.
 
     >>> import numpy as np
     >>> from astra_sim import Graph, Node, NodeKind
@@ -108,13 +115,20 @@ class Engine:
         customs: CustomCollectives = _NO_CUSTOMS,
     ) -> None:
         self._npu_count = network.npu_total
-        self._simulation = _engine.Simulation(
-            options.backend,
+        if options.ns3 is not None and options.backend != "ns3":
+            raise ValueError(f"ns3 options are for backend 'ns3', not {options.backend!r}")
+        parts = (
             _dimensions(network),
             _system(system, options, customs),
             [_memory(memory, network.npu_total) for memory in memories],
             [_engine.CustomSpec(one.graphs, one.durations_ns, one.sizes) for one in customs.collectives],
         )
+        if options.backend == "ns3":
+            process = start_ns3(network, options.ns3 or Ns3Options())
+            weakref.finalize(self, process.stop)
+            self._simulation = _engine.Simulation("pipe", *parts, *process.hand_over())
+        else:
+            self._simulation = _engine.Simulation(options.backend, *parts)
 
     @property
     def now_ns(self) -> int:

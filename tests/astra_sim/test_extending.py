@@ -20,6 +20,7 @@ BYTES, GBPS, LATENCY_NS, DELAY_NS, MEMORY_GBPS = 1_000_000, 50, 500, 10, 1600
 
 MAIN = """
 #include <iostream>
+#include <utility>
 #include "engine/simulation.h"
 using namespace astra;
 
@@ -30,7 +31,7 @@ Time finish(const std::string& backend, const std::string& wiring, std::vector<s
   spec.system.local_mem_bw_gbps = %(memory)d;
   spec.system.endpoint_delay_ns = %(delay)d;
   spec.system.algorithms[0] = {"hub"};
-  Simulation simulation(spec);
+  Simulation simulation(std::move(spec));
   std::vector<NpuId> npus;
   for (std::size_t npu = 0; npu < graphs.size(); ++npu) npus.push_back(static_cast<NpuId>(npu));
   const std::vector<Bytes> sizes = {%(bytes)d};

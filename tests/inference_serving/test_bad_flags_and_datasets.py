@@ -231,10 +231,10 @@ def test_unsorted_arrivals_name_both_lines_and_the_way_to_sort(tmp_path, run):
 @pytest.mark.parametrize(
     ("sides", "tokens", "needed", "where"),
     [
-        ([(None, 1000)], (990, 20), 1010, 0),
-        ([(None, 5000), (None, 1000)], (990, 20), 1010, 1),
+        ([(None, 1000)], (990, 20), 1009, 0),
+        ([(None, 5000), (None, 1000)], (990, 20), 1009, 1),
         ([("prefill", 1000), ("decode", 5000)], (1010, 2), 1010, 0),
-        ([("prefill", 1000), ("decode", 1000)], (990, 20), 1010, 1),
+        ([("prefill", 1000), ("decode", 1000)], (990, 20), 1009, 1),
     ],
     ids=["one instance", "the smaller of two", "prompt at the prefill side", "all of it at the decode side"],
 )
@@ -244,18 +244,19 @@ def test_a_request_that_never_fits_the_kv_is_refused_before_the_run(
     prompt, output = tokens
     file = write(tmp_path, GOOD, {**GOOD, "input_toks": prompt, "output_toks": output})
     instances = [instance(tmp_path, pd_type=role, kv_tokens=kv_tokens) for role, kv_tokens in sides]
+    generated = f" and {needed - prompt} generated ones" if needed > prompt else ""
     assert run(instances=instances) == refused(
-        f"{file}: request 1: input_toks: {prompt} and {output} output tokens need {needed} tokens of KV, but "
+        f"{file}: request 1: input_toks: {prompt} prompt tokens{generated} need KV of {needed} tokens, but "
         f"instance {where} holds 992; use more NPU memory or shorter requests"
     )
 
 
 def test_a_prompt_that_needs_chunks_is_refused_without_chunked_prefill(tmp_path, run):
-    file = write(tmp_path, {**GOOD, "input_toks": 510})
+    file = write(tmp_path, {**GOOD, "input_toks": 511})
     outcome = run("--no-enable-chunked-prefill", "--max-num-batched-tokens", 512)
     assert outcome == refused(
-        f"{file}: request 0: input_toks: 510: without chunked prefill, prompt and output (513 tokens) must fit "
-        "into --max-num-batched-tokens 512"
+        f"{file}: request 0: input_toks: 511 prompt tokens and 2 generated ones must run in one iteration "
+        "without chunked prefill, but instance 0 takes 512; raise max_num_batched_tokens"
     )
 
 

@@ -84,7 +84,7 @@ def check_invariants(simulation: Simulation, workload) -> None:
     for request in simulation.finished:
         times = request.token_times_ns()
         assert times.size == request.output_tokens  # INV-1
-        assert np.all(np.diff(times) > 0)
+        assert np.all(np.diff(times) > 0)  # INV-4
         metrics = request_metrics(request)
         assert 0 < metrics.ttft_ns <= metrics.latency_ns  # INV-3
         assert 0 <= metrics.queuing_delay_ns < metrics.ttft_ns
@@ -105,7 +105,7 @@ def test_invariants_hold_with_plenty_of_kv(npus, pairs, scheduler, gap_ns, routi
     times = IterationTimes()
     simulation = simulate(cluster, workload, config, [times])
     check_invariants(simulation, workload)
-    assert all(np.all(np.diff(ends) > 0) for ends in times.ends.values())  # INV-4
+    assert all(np.all(np.diff(ends) > 0) for ends in times.ends.values())  # INV-5, INV-9
     assert sum(one.scheduler.preemptions for one in simulation.instances.values()) == 0
 
 
@@ -126,7 +126,7 @@ def test_disaggregation_sends_the_k_and_v_of_every_prompt_once(npus, pairs, sche
     cluster, config = build(npus, longest + 32 if short_of_kv else 100_000, scheduler)
     simulation = simulate(cluster, requests(*pairs), config)
     moved = [r for r in simulation.finished if r.decode_instance_id >= 0]
-    assert simulation.counters.p2p_bytes == KV_BYTES_PER_TOKEN * sum(r.prompt_tokens for r in moved)  # INV-5
+    assert simulation.counters.p2p_bytes == KV_BYTES_PER_TOKEN * sum(r.prompt_tokens for r in moved)  # INV-7
 
 
 @settings(max_examples=20)
@@ -136,7 +136,7 @@ def test_same_seed_same_bytes(npus, pairs, scheduler):
     for _ in range(2):
         cluster, config = build(npus, 1000, scheduler, "RAND")
         texts.append(csv_text(collect(cluster, simulate(cluster, requests(*pairs, gap_ns=999), config))))
-    assert texts[0].replace("tmp", "") == texts[1].replace("tmp", "") or _same_but_for_paths(*texts)  # INV-6
+    assert texts[0].replace("tmp", "") == texts[1].replace("tmp", "") or _same_but_for_paths(*texts)  # INV-11
 
 
 def _same_but_for_paths(first: str, second: str) -> bool:
@@ -158,7 +158,7 @@ def test_a_lone_request_gets_its_first_token_after_its_critical_path(tmp_path, p
     cluster = make_cluster(tmp_path, [instance(tmp_path)])
     simulation = simulate(cluster, requests((prompt, 1)))
     expected = iteration_ns(prompt, 500 + prompt * prompt)
-    assert request_metrics(simulation.finished[0]).ttft_ns == expected  # INV-7
+    assert request_metrics(simulation.finished[0]).ttft_ns == expected  # INV-10
 
 
 def test_a_prompt_longer_than_the_budget_takes_a_chain_of_chunks(tmp_path):

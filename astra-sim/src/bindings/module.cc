@@ -21,6 +21,7 @@
 
 #include "bindings/graph_reader.h"
 #include "engine/simulation.h"
+#include "network/pipe_network.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -38,6 +39,11 @@ struct Template {
 
 std::span<const std::int64_t> view(const Numbers& numbers) {
   return {numbers.data(), numbers.shape(0)};
+}
+
+/// Take over the descriptors of the pipes to a network process; -1: there is none.
+PipeEnds pipe_ends(int replies, int requests) {
+  return {FileDescriptor(replies), FileDescriptor(requests)};
 }
 
 TicketNumber submit(Simulation& simulation, const Template& structure, const std::vector<NpuId>& npus,
@@ -147,11 +153,12 @@ void bind_simulation(nb::module_& module) {
       .def(
           "__init__",
           [](Simulation* self, std::string backend, std::vector<Dimension> dimensions, SystemSpec system,
-             std::vector<MemorySpec> memories, std::vector<CustomSpec> customs) {
+             std::vector<MemorySpec> memories, std::vector<CustomSpec> customs, int replies, int requests) {
             new (self) Simulation({std::move(backend), std::move(dimensions), std::move(system),
-                                   std::move(memories), std::move(customs)});
+                                   std::move(memories), pipe_ends(replies, requests), std::move(customs)});
           },
-          "backend"_a, "dimensions"_a, "system"_a, "memories"_a, "customs"_a)
+          "backend"_a, "dimensions"_a, "system"_a, "memories"_a, "customs"_a, "replies"_a = -1,
+          "requests"_a = -1)
       .def(
           "compile",
           [](const Simulation& self, nb::sequence graphs) {
@@ -179,6 +186,7 @@ void bind_simulation(nb::module_& module) {
 
 NB_MODULE(_engine, module) {
   module.doc() = "Compiled discrete-event engine; use it through astra_sim.Engine.";
+  nanobind::exception<astra::NetworkError>(module, "NetworkError", PyExc_RuntimeError);
   astra::bind_specs(module);
   astra::bind_simulation(module);
 }

@@ -26,7 +26,14 @@ class EventQueue {
   [[nodiscard]] Time next_time() const { return heap_.front().at; }
 
   /// Wake `callback` at time `at` (ns, not before now).
-  void schedule(Time at, Callback callback);
+  void schedule(Time at, Callback callback) { schedule(at, callback, reserve()); }
+
+  /// The same with a place reserved earlier: among events of one time it stands where it would have stood
+  /// then.
+  void schedule(Time at, Callback callback, std::uint64_t place);
+
+  /// Reserve the next place in the order of insertion, for an event whose time is not known yet.
+  [[nodiscard]] std::uint64_t reserve() { return next_sequence_++; }
 
   /// Take the earliest event, move the clock to it and run it.
   void run_next();

@@ -38,6 +38,8 @@ class Pool {
   /// The object behind a handle, read-only.
   [[nodiscard]] const T& operator[](Handle handle) const { return chunks_[handle / kChunk][handle % kChunk]; }
 
+  /// Number of objects made so far: handles are below it.
+  [[nodiscard]] Handle made() const { return made_; }
   /// Number of objects taken and not given back.
   [[nodiscard]] std::size_t alive() const { return alive_; }
 

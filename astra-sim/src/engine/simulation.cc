@@ -1,5 +1,6 @@
 #include "engine/simulation.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
@@ -34,7 +35,8 @@ Simulation::Simulation(SimulationSpec spec)
     : system_(std::move(spec.system)),
       topology_(std::move(spec.dimensions)),
       clocks_(make_clocks(topology_.npus(), queue_)),
-      network_(make_network(spec.network_backend, {topology_, queue_, recorder_})),
+      network_(
+          make_network(spec.network_backend, {topology_, queue_, recorder_, std::move(spec.network_pipe)})),
       mailbox_(*network_, queue_, system_.rendezvous),
       collectives_(system_, topology_, queue_, clocks_, mailbox_),
       workload_(system_, {queue_, clocks_, mailbox_, collectives_, memories_, recorder_}) {
@@ -79,12 +81,19 @@ TicketNumber Simulation::submit(std::shared_ptr<const GraphTemplate> structure, 
 
 std::vector<Completion> Simulation::advance(std::optional<Time> until) {
   if (until) require(*until >= now(), "until_ns lies in the past");
-  while (!queue_.empty() && (!until || queue_.next_time() <= *until) && !workload_.has_completions()) {
+  Time limit = until.value_or(kForever);
+  while (has_event(limit)) {
     const Time tick = queue_.next_time();
     while (!queue_.empty() && queue_.next_time() == tick) queue_.run_next();
+    if (workload_.has_completions()) limit = tick;
   }
   if (until && !workload_.has_completions()) queue_.move_to(*until);
   return workload_.take_completions();
+}
+
+bool Simulation::has_event(Time limit) {
+  network_->catch_up(queue_.empty() ? limit : std::min(limit, queue_.next_time()));
+  return !queue_.empty() && queue_.next_time() <= limit;
 }
 
 std::uint64_t Simulation::events() const {

@@ -27,6 +27,7 @@ struct SimulationSpec {
   std::vector<Dimension> dimensions;
   SystemSpec system;
   std::vector<MemorySpec> memories;
+  PipeEnds network_pipe;            ///< to the process that simulates network backend 'pipe'
   std::vector<CustomSpec> customs;  ///< numbered as in system.custom_of_kind and custom_of_node
 };
 
@@ -68,6 +69,7 @@ class Simulation {
   [[nodiscard]] std::uint64_t events() const;
 
  private:
+  [[nodiscard]] bool has_event(Time limit);
   void add_customs(std::vector<CustomSpec> customs);
   void check_fit(const GraphTemplate& structure, std::span<const NpuId> npus,
                  std::span<const Time> durations_ns, std::span<const Bytes> sizes, Time at) const;

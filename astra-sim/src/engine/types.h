@@ -22,6 +22,9 @@ inline constexpr Time kLastNs = Time{1} << 62;
   return static_cast<Time>(delay_ns);
 }
 
+/// A time that never comes.
+inline constexpr Time kForever = INT64_MAX;
+
 /// Number of an NPU in the network, from 0; dimension 0 varies fastest.
 using NpuId = std::int32_t;
 
