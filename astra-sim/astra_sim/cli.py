@@ -18,7 +18,7 @@ from astra_sim.network_config import read_network
 from astra_sim.ns3_flags import add_ns3_flags, ns3_network
 from astra_sim.report import Report
 from astra_sim.stall_doctor import diagnosis
-from astra_sim.system_config import SystemConfig, read_system
+from astra_sim.system_config import MOST_NS, SystemConfig, read_system
 from astra_sim.timeline import write_timeline
 
 _MOST_QUEUES = 1024
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
-    except (InputError, ValueError, NetworkError) as error:
+    except (InputError, ValueError, NetworkError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -79,7 +79,10 @@ def _scaled(system: SystemConfig, scale: float) -> SystemConfig:
     """ASTRA-Sim scales a configured endpoint-delay, not the default one."""
     if "endpoint_delay_ns" not in system.model_fields_set:
         return system
-    return system.model_copy(update={"endpoint_delay_ns": int(system.endpoint_delay_ns * scale)})
+    scaled = int(system.endpoint_delay_ns * scale)
+    if scaled > MOST_NS:
+        raise ValueError(f"--injection-scale: an endpoint-delay of {scaled} ns is above 2^53")
+    return system.model_copy(update={"endpoint_delay_ns": scaled})
 
 
 def _groups(path: str, npu_count: int) -> CommGroups:
@@ -124,6 +127,13 @@ def _boolean(text: str) -> bool:
     if text.lower() in ("false", "0"):
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _scale(text: str) -> float:
+    scale = float(text)
+    if not 0 <= scale < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a factor from 0 to 1e9")
+    return scale
 
 
 def _count(text: str) -> int:
@@ -187,7 +197,7 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
     )
     model.add_argument(
         "--injection-scale",
-        type=float,
+        type=_scale,
         default=1.0,
         metavar="X",
         help="factor on endpoint-delay (default: 1)",

@@ -86,6 +86,8 @@ def _per_node(system: SystemConfig, folder: Path) -> dict[int, str]:
     file = _found(system.per_node_custom, "", folder)
     try:
         entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(file, "", "no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(file, "", f"cannot be read: {error}") from None
     except yaml.YAMLError as error:

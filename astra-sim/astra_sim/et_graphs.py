@@ -16,6 +16,7 @@ from astra_sim.system_config import SystemConfig
 
 _TENSOR_KINDS = (NodeKind.COMP, NodeKind.MEM_LOAD, NodeKind.MEM_STORE, NodeKind.INVALID)
 _MEMORY_KINDS = (NodeKind.MEM_LOAD, NodeKind.MEM_STORE)
+_MOST = 1 << 53
 _OPS_PER_NS = 1000
 _MEMORY_OF_TENSOR_LOC = {0: 0, 1: 0, 2: 0, 3: 1}
 
@@ -159,6 +160,7 @@ class _Reader:
     def _node(self, fields: _Fields, npu: int) -> Node:
         record = fields.record
         kind = fields.kind()
+        duration_ns = fields.duration_ns()
         size = fields.integer("tensor_size" if kind in _TENSOR_KINDS else "comm_size")
         operations = fields.integer("num_ops")
         peer, tag = self._peer(fields, kind, npu)
@@ -171,7 +173,7 @@ class _Reader:
             name=record.name,
             data_deps=record.data_deps,
             ctrl_deps=record.ctrl_deps,
-            duration_slot=None if record.duration_ns is None else self.durations.slot(record.duration_ns),
+            duration_slot=None if duration_ns is None else self.durations.slot(duration_ns),
             size_slot=None if size is None else self.sizes.slot(size),
             ops_slot=None if operations is None else self.sizes.slot(operations),
             collective=fields.collective() if kind == NodeKind.COLL else None,
@@ -251,7 +253,16 @@ class _Fields:
             return None
         if not isinstance(value, int) or value < 0:
             raise self.error(f"{name} must be an integer, 0 or above, not {value!r}")
+        if value > _MOST:
+            raise self.error(f"{name} is {value}; numbers above 2^53 are not simulated")
         return int(value)
+
+    def duration_ns(self) -> int | None:
+        """The node's duration."""
+        value = self.record.duration_ns
+        if value is not None and not 0 <= value <= _MOST:
+            raise self.error(f"a duration of {value} ns; it must be from 0 to 2^53")
+        return value
 
     def required(self, name: str) -> int:
         value = self.integer(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -45,12 +46,12 @@ class MemoryConfig(BaseModel):
     )
 
     memory_type: MemoryType
-    latency_ns: int = Field(default=0, ge=0)
+    latency_ns: int = Field(default=0, ge=0, le=1 << 53)
     bandwidth_gbps: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     num_devices: int = Field(default=1, ge=1)
     num_nodes: int | None = Field(default=None, ge=1)
     num_npus_per_node: int | None = Field(default=None, ge=1)
-    node_of_npu: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    node_of_npu: tuple[Annotated[int, Field(ge=0, lt=1 << 16)], ...] | None = None
 
     @model_validator(mode="after")
     def _one_mapping(self) -> Self:
@@ -146,7 +147,8 @@ def _read_flat(data: dict[str, Any], path: str | Path) -> list[MemoryConfig]:
     """ASTRA-Sim's own form: latency and bandwidth are unsigned integers, fractions are cut."""
     renamed: dict[str, Any] = {}
     for key, value in data.items():
-        cut = int(value) if key in _FLAT_NAMES and isinstance(value, float) else value
+        finite = isinstance(value, float) and math.isfinite(value)
+        cut = int(value) if key in _FLAT_NAMES and finite else value
         renamed[_FLAT_NAMES.get(key, key)] = cut
     memory = validated(MemoryConfig, renamed, path)
     if memory.memory_type == "NO_MEMORY_EXPANSION":

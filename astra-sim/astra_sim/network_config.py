@@ -27,6 +27,8 @@ _Count = Annotated[int, Field(ge=1)]
 _Bandwidth = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Latency = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+_MOST_NPUS = 1 << 16
+
 _KEY_OF_FIELD = {
     "topology": "topology",
     "npus_count": "npus_count",
@@ -79,6 +81,8 @@ class NetworkConfig(BaseModel):
                 raise ValueError(
                     f"{name} has {len(values)} entries, topology has {dimensions}; give one per dimension"
                 )
+        if self.npu_total > _MOST_NPUS:
+            raise ValueError(f"npus_count makes {self.npu_total} NPUs; at most {_MOST_NPUS} are simulated")
         return self
 
 
@@ -88,7 +92,7 @@ def read_network(path: str | Path) -> NetworkConfig:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(path, "", "no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(path, "", f"cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise InputError(path, "", f"not valid YAML: {' '.join(str(error).split())}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from astra_sim import _engine
 from astra_sim.input_error import InputError, read_json_object, validated
+
+MOST_NS = 1 << 53
+"""The longest delay that a configuration may name: double counts exactly up to it."""
 
 
 def _known_algorithm(name: str) -> str:
@@ -78,9 +82,9 @@ class SystemConfig(BaseModel):
     )
 
     scheduling_policy: Literal["LIFO", "FIFO", "EXPLICIT"] = "LIFO"
-    endpoint_delay_ns: int = Field(default=10, ge=0)
-    active_chunks_per_dimension: int = Field(default=1, ge=1)
-    preferred_dataset_splits: int = Field(default=1, ge=1)
+    endpoint_delay_ns: int = Field(default=10, ge=0, le=MOST_NS)
+    active_chunks_per_dimension: int = Field(default=1, ge=1, le=1 << 30)
+    preferred_dataset_splits: int = Field(default=1, ge=1, le=1 << 20)
     all_reduce: _Algorithms = ("ring",)
     all_gather: _Algorithms = ("ring",)
     reduce_scatter: _Algorithms = ("ring",)
@@ -100,7 +104,7 @@ class SystemConfig(BaseModel):
     @classmethod
     def _cut(cls, value: object) -> object:
         """ASTRA-Sim reads an integer and cuts fractions."""
-        return int(value) if isinstance(value, float) else value
+        return int(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
 _KEYS = tuple(_KEY_OF_FIELD.values())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from astra_sim_builders import all_reduce, collective, drain, engine, message_ns, numbers, run
+from astra_sim_builders import (
+    MIB,
+    STEP,
+    all_reduce,
+    collective,
+    drain,
+    engine,
+    message_ns,
+    numbers,
+    reduction_ns,
+    run,
+)
 
 from astra_sim import CollectiveKind, Engine, Graph, NetworkConfig, SystemConfig
-
-MIB = 1 << 20
-STEP = 10
-
-
-def reduction_ns(size: int, local_mem_bw_gbps: float = 1600) -> int:
-    return 3 * int(size / (local_mem_bw_gbps * 1e9) * 1e9)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 8])

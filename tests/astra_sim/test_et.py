@@ -26,7 +26,7 @@ from astra_sim import (
 )
 
 NPUS = 3
-INT64 = st.integers(0, 2**63 - 1)
+NUMBER = st.integers(0, 2**53)
 DIALECTS = ("chakra", "kaist")
 
 
@@ -64,7 +64,7 @@ def workloads(draw):
         Graph(tuple(draw(nodes(npu, node_id)) for node_id in range(draw(st.integers(0, 4)))))
         for npu in range(NPUS)
     ]
-    return graphs, numbers(draw(INT64), draw(INT64)), numbers(draw(INT64), draw(INT64), draw(INT64))
+    return graphs, numbers(draw(NUMBER), draw(NUMBER)), numbers(draw(NUMBER), draw(NUMBER), draw(NUMBER))
 
 
 def resolved(graphs, durations_ns, sizes):

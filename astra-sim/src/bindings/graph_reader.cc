@@ -1,6 +1,9 @@
 #include "bindings/graph_reader.h"
 
+#include <nanobind/stl/string.h>
+
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 
 namespace nb = nanobind;
@@ -8,25 +11,38 @@ namespace nb = nanobind;
 namespace astra {
 namespace {
 
+// A value of a node as a C++ one; what does not fit (a number above 2^63, a broken string) is bad input.
+template <typename T>
+T fitted(nb::handle value, const char* name) {
+  T result;
+  if (!nb::try_cast<T>(value, result)) {
+    throw std::invalid_argument(std::string("a node's ") + name +
+                                " is out of range or of a wrong type: " + nb::repr(value).c_str());
+  }
+  return result;
+}
+
 template <typename T>
 T field(nb::handle node, const char* name) {
-  return nb::cast<T>(node.attr(name));
+  return fitted<T>(node.attr(name), name);
 }
 
 std::int32_t optional_field(nb::handle node, const char* name) {
   const nb::object value = node.attr(name);
-  return value.is_none() ? kAbsent : nb::cast<std::int32_t>(value);
+  return value.is_none() ? kAbsent : fitted<std::int32_t>(value, name);
 }
 
 template <typename T>
 void append(nb::handle node, const char* name, std::vector<T>& values) {
-  for (const nb::handle value : nb::cast<nb::tuple>(node.attr(name))) values.push_back(nb::cast<T>(value));
+  for (const nb::handle value : nb::cast<nb::tuple>(node.attr(name))) {
+    values.push_back(fitted<T>(value, name));
+  }
 }
 
 NodeSpec read_node(nb::handle node) {
   NodeSpec spec;
   spec.id = field<std::int64_t>(node, "node_id");
-  spec.name = nb::str(node.attr("name")).c_str();
+  spec.name = field<std::string>(node, "name");
   spec.kind = static_cast<NodeKind>(field<int>(node, "kind"));
   append(node, "data_deps", spec.parents);
   append(node, "ctrl_deps", spec.parents);

@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <stdexcept>
 
 namespace astra {
 
 void EventQueue::schedule(Time at, Callback callback, std::uint64_t place) {
+  if (at < now_ || at > kLastNs) {
+    throw std::range_error("the clock would pass 2^62 ns (146 years); check durations and sizes");
+  }
   const Entry entry{at, place, callback};
   std::size_t hole = heap_.size();
   heap_.push_back(entry);

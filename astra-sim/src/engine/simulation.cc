@@ -20,6 +20,15 @@ void require(bool fits, const std::string& message) {
   if (!fits) throw std::invalid_argument(message);
 }
 
+// Delays are computed in double, which counts exactly up to 2^53.
+void require_sane(std::span<const std::int64_t> numbers, const std::string& name) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 53;
+  for (const std::int64_t number : numbers) {
+    require(number >= 0, name + " must not be negative");
+    require(number <= kMost, name + " must not be above 2^53: " + std::to_string(number));
+  }
+}
+
 }  // namespace
 
 Simulation::Simulation(SimulationSpec spec)
@@ -48,6 +57,8 @@ void Simulation::add_customs(std::vector<CustomSpec> customs) {
       require(custom.durations_ns.size() >= static_cast<std::size_t>(graphs->durations_needed) &&
                   custom.sizes.size() >= static_cast<std::size_t>(graphs->sizes_needed),
               "a slot has no number");
+      require_sane(custom.durations_ns, "durations_ns");
+      require_sane(custom.sizes, "sizes");
       collectives_.add_custom(std::make_unique<CustomCollective>(
           std::move(graphs), std::move(custom.durations_ns), std::move(custom.sizes)));
     } catch (const std::invalid_argument& error) {
@@ -111,8 +122,8 @@ void Simulation::check_fit(const GraphTemplate& structure, std::span<const NpuId
   require(sizes.size() >= static_cast<std::size_t>(structure.sizes_needed),
           "the template needs " + std::to_string(structure.sizes_needed) + " sizes, got " +
               std::to_string(sizes.size()));
-  for (const Time duration : durations_ns) require(duration >= 0, "durations_ns must not be negative");
-  for (const Bytes size : sizes) require(size >= 0, "sizes must not be negative");
+  require_sane(durations_ns, "durations_ns");
+  require_sane(sizes, "sizes");
 }
 
 void Simulation::check_all_gathers(const GraphTemplate& structure, std::span<const Bytes> sizes) const {

@@ -16,7 +16,7 @@ std::unique_ptr<Memory> make_memory(const MemorySpec& spec, EventQueue& queue, N
 }
 
 Time access_ns(const MemorySpec& spec, Bytes bytes) {
-  return spec.latency_ns + static_cast<Time>(static_cast<double>(bytes) / spec.bandwidth_gbps);
+  return spec.latency_ns + cut_to_ns(static_cast<double>(bytes) / spec.bandwidth_gbps);
 }
 
 }  // namespace astra

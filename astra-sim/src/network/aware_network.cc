@@ -90,11 +90,11 @@ void AwareNetwork::occupy(LinkId id, Handle handle) {
   const double latency = topology_.dimensions()[d].latency_ns;
   Flight& flight = flights_[handle];
   const double transfer = static_cast<double>(flight.bytes) / bytes_per_ns_[d];
-  const Time free_at = queue_.now() + static_cast<Time>(transfer);
+  const Time free_at = queue_.now() + cut_to_ns(transfer);
   links_[id].busy = true;
   flight.next = kNone;
   recorder_.transfer({id, flight.source, flight.destination, flight.bytes, queue_.now(), free_at});
-  queue_.schedule(queue_.now() + static_cast<Time>(latency + transfer), {this, std::uint64_t{handle} << 1});
+  queue_.schedule(queue_.now() + cut_to_ns(latency + transfer), {this, std::uint64_t{handle} << 1});
   queue_.schedule(free_at, {this, std::uint64_t{id} << 1 | 1});
 }
 

@@ -13,7 +13,7 @@ constexpr std::uint64_t mix(std::uint64_t value) {
 }  // namespace
 
 Mailbox::Mailbox(Network& network, EventQueue& queue, bool rendezvous)
-    : network_(network), queue_(queue), rendezvous_(rendezvous), buckets_(64, kNone) {}
+    : network_(network), queue_(queue), rendezvous_(rendezvous), buckets_(64) {}
 
 void Mailbox::send(const MessageKey& key, Callback sent) {
   if (rendezvous_) {
@@ -127,25 +127,25 @@ void Mailbox::free_lane(NpuId destination) {
 
 void Mailbox::forget(TicketNumber ticket) {
   if (landed_ == 0) return;
-  for (std::uint32_t& head : buckets_) {
-    for (std::uint32_t* link = &head; *link != kNone;) {
-      const std::uint32_t index = *link;
-      Entry& entry = entries_[index];
-      if (entry.key.ticket == ticket && entry.received.handler == nullptr) {
-        *link = entry.next;
-        entries_.give_back(index);
+  for (Bucket& bucket : buckets_) {
+    std::uint32_t before = kNone;
+    for (std::uint32_t index = bucket.first; index != kNone;) {
+      const std::uint32_t next = entries_[index].next;
+      if (entries_[index].key.ticket == ticket && entries_[index].received.handler == nullptr) {
+        remove(bucket, before, index);
         --landed_;
       } else {
-        link = &entry.next;
+        before = index;
       }
+      index = next;
     }
   }
 }
 
 std::vector<Mailbox::PostedReceive> Mailbox::posted() const {
   std::vector<PostedReceive> result;
-  for (std::uint32_t head : buckets_) {
-    for (std::uint32_t index = head; index != kNone; index = entries_[index].next) {
+  for (const Bucket& bucket : buckets_) {
+    for (std::uint32_t index = bucket.first; index != kNone; index = entries_[index].next) {
       const Entry& entry = entries_[index];
       if (entry.received.handler != nullptr) result.push_back({entry.key, entry.received});
     }
@@ -169,36 +169,58 @@ void Mailbox::insert(const MessageKey& key, Callback received) {
   const std::uint32_t index = entries_.take();
   entries_[index] = {key, received, kNone};
   if (received.handler == nullptr) ++landed_;
-  std::uint32_t* link = &buckets_[bucket(key)];
-  while (*link != kNone) link = &entries_[*link].next;  // at the end: first come, first met
-  *link = index;
+  append(index);
 }
 
+// At the end of its bucket: first come, first met.
+void Mailbox::append(std::uint32_t index) {
+  Bucket& bucket = buckets_[this->bucket(entries_[index].key)];
+  if (bucket.first == kNone) {
+    bucket.first = index;
+  } else {
+    entries_[bucket.last].next = index;
+  }
+  bucket.last = index;
+}
+
+void Mailbox::remove(Bucket& bucket, std::uint32_t before, std::uint32_t index) {
+  const std::uint32_t next = entries_[index].next;
+  if (before == kNone) {
+    bucket.first = next;
+  } else {
+    entries_[before].next = next;
+  }
+  if (bucket.last == index) bucket.last = before;
+  entries_.give_back(index);
+}
+
+// Of one key there are posted receives or landed messages, never both: the first entry decides.
 bool Mailbox::take(const MessageKey& key, bool landed, Callback& received) {
-  for (std::uint32_t* link = &buckets_[bucket(key)]; *link != kNone; link = &entries_[*link].next) {
-    const std::uint32_t index = *link;
-    Entry& entry = entries_[index];
-    if ((entry.received.handler == nullptr) != landed || !(entry.key == key)) continue;
-    received = entry.received;
-    *link = entry.next;
-    entries_.give_back(index);
-    if (landed) --landed_;
-    return true;
+  Bucket& bucket = buckets_[this->bucket(key)];
+  std::uint32_t before = kNone;
+  for (std::uint32_t index = bucket.first; index != kNone; index = entries_[index].next) {
+    const Entry& entry = entries_[index];
+    if (entry.key == key) {
+      if ((entry.received.handler == nullptr) != landed) return false;
+      received = entry.received;
+      remove(bucket, before, index);
+      if (landed) --landed_;
+      return true;
+    }
+    before = index;
   }
   return false;
 }
 
 void Mailbox::grow() {
-  std::vector<std::uint32_t> old(buckets_.size() * 2, kNone);
+  std::vector<Bucket> old(buckets_.size() * 2);
   old.swap(buckets_);
-  for (std::uint32_t head : old) {
-    while (head != kNone) {
-      const std::uint32_t index = head;
-      head = entries_[index].next;
+  for (const Bucket& bucket : old) {
+    for (std::uint32_t index = bucket.first; index != kNone;) {
+      const std::uint32_t next = entries_[index].next;
       entries_[index].next = kNone;
-      std::uint32_t* link = &buckets_[bucket(entries_[index].key)];
-      while (*link != kNone) link = &entries_[*link].next;
-      *link = index;
+      append(index);
+      index = next;
     }
   }
 }

@@ -74,6 +74,10 @@ class Mailbox final : public EventHandler {
     Callback received;  // without a handler: a landed message
     std::uint32_t next = kNone;
   };
+  struct Bucket {
+    std::uint32_t first = kNone;
+    std::uint32_t last = kNone;  // of no meaning in an empty bucket
+  };
   struct CopyLane {
     std::uint32_t first = kNone;  // the flight under way
     std::uint32_t last = kNone;
@@ -100,6 +104,8 @@ class Mailbox final : public EventHandler {
   void launch(std::uint32_t flight);
   void free_lane(NpuId destination);
   [[nodiscard]] std::size_t bucket(const MessageKey& key) const;
+  void append(std::uint32_t entry);
+  void remove(Bucket& bucket, std::uint32_t before, std::uint32_t entry);
   void insert(const MessageKey& key, Callback received);
   [[nodiscard]] bool take(const MessageKey& key, bool landed, Callback& received);
   void grow();
@@ -110,7 +116,7 @@ class Mailbox final : public EventHandler {
   Pool<Flight> flights_;
   Pool<Deferred> deferred_;
   Pool<Entry> entries_;
-  std::vector<std::uint32_t> buckets_;
+  std::vector<Bucket> buckets_;
   std::vector<CopyLane> lanes_;
   std::size_t landed_ = 0;
 };

@@ -12,7 +12,8 @@ UnawareNetwork::UnawareNetwork(const NetworkParts& parts)
 
 void UnawareNetwork::send(NpuId source, NpuId destination, Bytes bytes, Callback landed) {
   const Time end = queue_.now() + delay_ns(source, destination, bytes);
-  const auto link = static_cast<std::uint32_t>(source * topology_.npus() + destination);
+  const auto link = static_cast<std::uint32_t>(source) * static_cast<std::uint32_t>(topology_.npus()) +
+                    static_cast<std::uint32_t>(destination);
   recorder_.transfer({link, source, destination, bytes, queue_.now(), end});
   queue_.schedule(end, landed);
 }
@@ -29,7 +30,7 @@ Time UnawareNetwork::delay_ns(NpuId source, NpuId destination, Bytes bytes) cons
     if (from == to) continue;
     const Dimension& dimension = topology_.dimensions()[d];
     const double latency = dimension.wiring->hops(from, to, dimension.npus) * dimension.latency_ns;
-    return static_cast<Time>(latency + static_cast<double>(bytes) / bytes_per_ns_[d]);
+    return cut_to_ns(latency + static_cast<double>(bytes) / bytes_per_ns_[d]);
   }
   return 0;
 }

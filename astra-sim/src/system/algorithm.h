@@ -112,6 +112,14 @@ class Algorithm {
     return kind == CollectiveKind::kReduceScatter ? bytes / members : bytes;
   }
 
+  /// Whether such a phase makes reductions, which take their time from the local memory bandwidth.
+  [[nodiscard]] virtual bool makes_reductions(CollectiveKind kind) const {
+    return kind == CollectiveKind::kAllReduce || kind == CollectiveKind::kReduceScatter;
+  }
+
+  /// Whether the streams of an NPU take turns between two trees (Lane::second_tree).
+  [[nodiscard]] virtual bool takes_turns() const { return false; }
+
   /// The phase begins on this NPU.
   virtual void start(StreamContext& stream) = 0;
   /// A bus trip, with its reduction if it had one, is over.

@@ -28,7 +28,7 @@ class CollectiveEngine::Context final : public StreamContext {
     if (reduced >= 0) {
       what = What::kBusTripThenReduction;
       const double rate = engine_.system_.local_mem_bw_gbps * kBytesPerGb;
-      stream_.reduction_ns = 3 * static_cast<Time>(static_cast<double>(reduced) / rate * kNsPerSecond);
+      stream_.reduction_ns = 3 * cut_to_ns(static_cast<double>(reduced) / rate * kNsPerSecond);
     }
     wake_in(phase_.step_ns, pack(handle_, what));
   }

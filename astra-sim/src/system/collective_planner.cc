@@ -59,6 +59,9 @@ void CollectivePlanner::check(const CollectiveRequest& request) const {
   for (std::size_t i = 0; i < plan.phase_count; ++i) {
     const Phase& phase = plan.phases[i];
     phase.algorithm->check(phase.kind, phase.members.count, phase.in_group);
+    if (system_.local_mem_bw_gbps <= 0 && phase.algorithm->makes_reductions(phase.kind)) {
+      throw std::invalid_argument("a reduction needs local-mem-bw in the system configuration");
+    }
   }
 }
 

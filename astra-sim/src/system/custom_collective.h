@@ -23,6 +23,7 @@ class CustomCollective final : public Algorithm {
 
   void check(CollectiveKind kind, std::int32_t members, bool in_group) const override;
   [[nodiscard]] Bytes bytes_after(CollectiveKind kind, std::int32_t members, Bytes bytes) const override;
+  [[nodiscard]] bool makes_reductions(CollectiveKind /*kind*/) const override { return false; }
   void start(StreamContext& stream) override;
   void on_bus_trip_end(StreamContext& stream) override;
   void on_message(StreamContext& stream) override;

@@ -13,6 +13,8 @@ class DoubleBinaryTree final : public Algorithm {
  public:
   void check(CollectiveKind kind, std::int32_t members, bool in_group) const override;
   [[nodiscard]] Bytes bytes_after(CollectiveKind kind, std::int32_t members, Bytes bytes) const override;
+  [[nodiscard]] bool makes_reductions(CollectiveKind /*kind*/) const override { return true; }
+  [[nodiscard]] bool takes_turns() const override { return true; }
   void start(StreamContext& stream) override;
   void on_bus_trip_end(StreamContext& stream) override;
   void on_message(StreamContext& stream) override;

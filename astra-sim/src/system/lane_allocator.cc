@@ -40,6 +40,7 @@ Lane LaneAllocator::next(NpuId npu, const Phase& phase, CollectiveKind collectiv
       break;
   }
   lane.queue = static_cast<std::uint16_t>(phase.dimension * queues_ + queue);
+  if (!phase.algorithm->takes_turns()) return lane;
   bool& tree = turns.second_tree[kind_index(collective)];
   lane.second_tree = tree;
   tree = !tree;

@@ -92,7 +92,7 @@ Time Workload::roofline_ns(Bytes operations, Bytes bytes) const {
   const double peak = system_.peak_tflops * 1e12;
   const double rate = std::min(bandwidth * (ops / static_cast<double>(bytes)), peak);
   if (rate <= 0) return 0;  // no operations
-  return static_cast<Time>(ops / rate * 1e9);
+  return cut_to_ns(ops / rate * 1e9);
 }
 
 bool Workload::compute_bound(Bytes operations, Bytes bytes) const {

@@ -1,7 +1,12 @@
 #include "workload/stall_doctor.h"
 
+#include <algorithm>
+#include <cstddef>
+
 namespace astra {
 namespace {
+
+constexpr std::size_t kMostParents = 8;  // named of a node that waits for more
 
 bool finished(const GraphRun& run, std::uint32_t node) {
   return run.parents_left[node] == GraphRun::kFinished;
@@ -37,20 +42,40 @@ StallDoctor::StallDoctor(const StallScene& scene) : scene_(scene) {
 
 std::vector<BlockedNode> StallDoctor::report() {
   std::vector<BlockedNode> result;
-  std::vector<Key> keys;
   for (const std::uint32_t ticket : scene_.active) {
     for (const std::uint32_t handle : scene_.tickets[ticket].runs) {
       const GraphRun& run = scene_.runs[handle];
       for (std::uint32_t node = 0; node < run.graph->nodes.size(); ++node) {
         if (finished(run, node)) continue;
-        indices_.emplace(Key{handle, node}, static_cast<std::int64_t>(keys.size()));
-        keys.emplace_back(handle, node);
+        indices_.emplace(Key{handle, node}, static_cast<std::int64_t>(keys_.size()));
+        keys_.emplace_back(handle, node);
         result.push_back({run.npu, run.graph->ids[node], run.graph->names[node], "", BlockedNode::kNobody});
       }
     }
   }
-  for (std::size_t i = 0; i < keys.size(); ++i) examine(keys[i], result[i]);
+  look_around();
+  for (std::size_t i = 0; i < keys_.size(); ++i) examine(keys_[i], result[i]);
   return result;
+}
+
+// One look at everything, so that explaining a node takes no search.
+void StallDoctor::look_around() {
+  for (const Key& key : keys_) {
+    const GraphRun& run = scene_.runs[key.first];
+    const TemplateNode& blocked = node(key);
+    for (std::uint32_t c = blocked.first_child; c < blocked.last_child; ++c) {
+      parents_[{key.first, run.graph->children[c]}].push_back(key.second);
+    }
+    if (running(run, key.second)) occupiers_.emplace(std::pair{run.npu, blocked.unit}, indices_.at(key));
+  }
+  for (const std::uint32_t ticket : scene_.active) {
+    for (const std::uint32_t handle : scene_.tickets[ticket].runs) {
+      const std::vector<TemplateNode>& nodes = scene_.runs[handle].graph->nodes;
+      for (std::uint32_t index = 0; index < nodes.size(); ++index) {
+        if (nodes[index].kind == NodeKind::kSend) sends_[{handle, nodes[index].tag}].push_back(index);
+      }
+    }
+  }
 }
 
 void StallDoctor::examine(Key key, BlockedNode& blocked) const {
@@ -67,26 +92,23 @@ void StallDoctor::examine(Key key, BlockedNode& blocked) const {
 }
 
 void StallDoctor::explain_parents(Key key, BlockedNode& blocked) const {
-  const GraphRun& run = scene_.runs[key.first];
-  const NpuGraph& graph = *run.graph;
-  for (std::uint32_t parent = 0; parent < graph.nodes.size(); ++parent) {
-    if (finished(run, parent)) continue;
-    const TemplateNode& node = graph.nodes[parent];
-    for (std::uint32_t c = node.first_child; c < node.last_child; ++c) {
-      if (graph.children[c] != key.second) continue;
-      if (blocked.blocker == BlockedNode::kNobody) blocked.blocker = index_of(key.first, parent);
-      blocked.cause += (blocked.cause.empty() ? "waits for node " : ", ") + label(graph, parent);
-    }
+  const NpuGraph& graph = *scene_.runs[key.first].graph;
+  const std::vector<std::uint32_t>& parents = parents_.at(key);
+  const std::size_t named = std::min(parents.size(), kMostParents);
+  blocked.blocker = index_of(key.first, parents.front());
+  for (std::size_t i = 0; i < named; ++i) {
+    blocked.cause += (i == 0 ? "waits for node " : ", ") + label(graph, parents[i]);
   }
+  if (named < parents.size()) blocked.cause += " and " + std::to_string(parents.size() - named) + " more";
 }
 
 void StallDoctor::explain_unit(Key key, BlockedNode& blocked) const {
-  const NpuId npu = scene_.runs[key.first].npu;
-  for (const auto& [other, index] : indices_) {
-    const GraphRun& run = scene_.runs[other.first];
-    if (run.npu != npu || !running(run, other.second) || node(other).unit != node(key).unit) continue;
-    blocked.cause = "waits for its unit, which is taken by node " + label(*run.graph, other.second);
-    blocked.blocker = index;
+  const auto found = occupiers_.find({scene_.runs[key.first].npu, node(key).unit});
+  if (found != occupiers_.end()) {
+    const Key other = keys_[static_cast<std::size_t>(found->second)];
+    blocked.cause =
+        "waits for its unit, which is taken by node " + label(*scene_.runs[other.first].graph, other.second);
+    blocked.blocker = found->second;
     return;
   }
   blocked.cause =
@@ -113,9 +135,13 @@ void StallDoctor::explain_receive(Key key, const MessageKey& message, BlockedNod
   const Ticket& ticket = scene_.tickets[run.ticket];
   const GraphRun* sender = run_of(run, message.source, handle);
   std::string near_miss;
-  for (std::uint32_t index = 0; sender != nullptr && index < sender->graph->nodes.size(); ++index) {
+  const auto sends = sender == nullptr ? sends_.end() : sends_.find({handle, message.tag});
+  if (sends == sends_.end()) {
+    blocked.cause += ", which has no such send left";
+    return;
+  }
+  for (const std::uint32_t index : sends->second) {
     const TemplateNode& send = sender->graph->nodes[index];
-    if (send.kind != NodeKind::kSend || send.tag != message.tag) continue;
     if (ticket.npus[static_cast<std::size_t>(send.peer)] != run.npu) continue;
     const Bytes bytes = ticket.sizes[static_cast<std::size_t>(send.size_slot)];
     if (bytes == message.bytes && !finished(*sender, index)) {

@@ -47,6 +47,7 @@ class StallDoctor {
  private:
   using Key = std::pair<std::uint32_t, std::uint32_t>;  // run and node
 
+  void look_around();
   void examine(Key key, BlockedNode& blocked) const;
   void explain_parents(Key key, BlockedNode& blocked) const;
   void explain_unit(Key key, BlockedNode& blocked) const;
@@ -58,7 +59,11 @@ class StallDoctor {
   [[nodiscard]] const TemplateNode& node(Key key) const;
 
   StallScene scene_;
+  std::vector<Key> keys_;  // of the unfinished nodes, in the order of the report
   std::map<Key, std::int64_t> indices_;
+  std::map<Key, std::vector<std::uint32_t>> parents_;         // unfinished ones, ascending
+  std::map<std::pair<NpuId, Unit>, std::int64_t> occupiers_;  // index of the node that has the unit
+  std::map<std::pair<std::uint32_t, std::uint64_t>, std::vector<std::uint32_t>> sends_;  // by run and tag
   std::map<Key, MessageKey> awaited_;  // the message that a running node waits for
 };
 

@@ -159,11 +159,6 @@ void TemplateBuilder::pack_collective(const NodeSpec& spec, TemplateNode& node) 
     node.replayed = true;
     return;
   }
-  const bool reduces =
-      spec.collective == CollectiveKind::kAllReduce || spec.collective == CollectiveKind::kReduceScatter;
-  if (reduces && surroundings_.system.local_mem_bw_gbps <= 0) {
-    fail(spec, "a reduction needs local-mem-bw in the system configuration");
-  }
   if (spec.collective == CollectiveKind::kAllGather) note_all_gather(spec.size_slot);
   if (!spec.group.empty()) pack_group(spec, node);
   node.custom = surroundings_.system.custom(spec.collective, spec.id);
