@@ -31,6 +31,22 @@ TINY_MODEL = {
 KV_BYTES_PER_TOKEN = 2 * 4 * 16 * 2 * 2  # K and V, 4 heads of 16 elements of 2 bytes, 2 layers
 MODEL_BYTES = 230_100  # a little more than the weights
 
+# the layers of a block in order, as the published text trace names them
+BLOCK = (
+    "input_layernorm",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "rope",
+    "attn",
+    "o_proj",
+    "post_layernorm",
+    "gate_proj",
+    "up_proj",
+    "act_fn",
+    "down_proj",
+)
+
 
 @dataclass
 class LinearLatency:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from clusters import instance, make_cluster
+from clusters import BLOCK, instance, make_cluster
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,23 +14,7 @@ from astra_sim import CollectiveKind, Graph, Node, NodeKind
 from inference_serving.graph_generator import build_graphs
 from inference_serving.trace_shape import TraceShape, build_shape
 
-LAYERS = (
-    "embedding",
-    "input_layernorm",
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "rope",
-    "attn",
-    "o_proj",
-    "post_layernorm",
-    "gate_proj",
-    "up_proj",
-    "act_fn",
-    "down_proj",
-    "final_layernorm",
-    "lm_head",
-)
+LAYERS = ("embedding", *BLOCK, "final_layernorm", "lm_head")
 ROWS, ROPE_ROWS = 27, (5, 17)  # of the two-block test model
 TOKEN_IDS, SAMPLED_IDS, ALL_REDUCE, FIRST_KV = 0, 1, 2, 3  # size slots
 

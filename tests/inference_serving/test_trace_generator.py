@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clusters import LinearLatency, instance, make_cluster
+from clusters import BLOCK, LinearLatency, instance, make_cluster
 
 from inference_serving.request import Batch
 from inference_serving.settings import SimulationConfig
@@ -20,20 +20,6 @@ REFERENCE_DIR = Path(os.environ.get("REFERENCE_DIR") or Path(__file__).parents[3
 
 LLAMA = "meta-llama/Llama-3.1-8B"  # 32 blocks, hidden 4096, 32 heads and 8 K/V heads of 128, mlp 14336
 HIDDEN, MLP, KV_WIDTH, VOCABULARY = 4096, 14336, 1024, 128256
-BLOCK_NAMES = (
-    "input_layernorm",
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "rope",
-    "attn",
-    "o_proj",
-    "post_layernorm",
-    "gate_proj",
-    "up_proj",
-    "act_fn",
-    "down_proj",
-)
 KEEPS_ITS_OUTPUT = ("v_proj", "rope")  # k and v meet in rope; attention is shown by its queries
 
 
@@ -84,7 +70,7 @@ def without_time(row: TraceRow) -> list[str]:
 
 def test_an_iteration_of_llama_8b_has_387_rows_in_order(tmp_path):
     (spec,) = specs(tmp_path, (1,))
-    layers = ["embedding", *BLOCK_NAMES * 32, "final_layernorm", "lm_head"]
+    layers = ["embedding", *BLOCK * 32, "final_layernorm", "lm_head"]
     names = [row.name for row in rows_of(spec, batch((10, 0)))]
     assert len(names) == 387
     assert names == [f"{layer}_{number}" for number, layer in enumerate(layers)]

@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from clusters import instance, make_cluster
+from clusters import BLOCK, instance, make_cluster
 
 from inference_serving.trace_shape import DURATION_SLOT, build_shape
 
-BLOCK = (
-    "input_layernorm",
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "rope",
-    "attn",
-    "o_proj",
-    "post_layernorm",
-    "gate_proj",
-    "up_proj",
-    "act_fn",
-    "down_proj",
-)
 BLOCKS = 2  # of the test model
 
 
