@@ -20,6 +20,7 @@ from inference_serving.metrics import (
     throughput,
 )
 from inference_serving.simulation import Simulation
+from llm_profile.latency import Source
 
 PUBLISHED_COLUMNS = (
     "instance id",
@@ -50,6 +51,8 @@ class InstanceSummary:
     hardware: str
     npus: int
     latency_source: str
+    provenance: Mapping[Source, float]
+    """Share of the compute time by how its latencies came about; empty before the first iteration."""
     iterations: int
     preemptions: int
     kv_blocks: int
@@ -112,6 +115,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             hardware=instance.spec.hardware,
             npus=len(instance.spec.npus),
             latency_source=instance.latency.name,
+            provenance=_shares(instance.traces.provenance_ns()),
             iterations=instance.iterations,
             preemptions=instance.scheduler.preemptions,
             kv_blocks=instance.kv_cache.capacity_blocks,
@@ -120,6 +124,11 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
         )
         for instance_id, instance in simulation.instances.items()
     )
+
+
+def _shares(time_ns: Mapping[Source, int]) -> dict[Source, float]:
+    total_ns = sum(time_ns.values())
+    return {source: time_ns[source] / total_ns for source in Source if time_ns.get(source)}
 
 
 def csv_text(result: RunResult) -> str:
@@ -181,6 +190,7 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
         "hardware": instance.hardware,
         "npus": instance.npus,
         "latency_source": instance.latency_source,
+        "latency_provenance": {source.value: share for source, share in instance.provenance.items()},
         "iterations": instance.iterations,
         "preemptions": instance.preemptions,
         "kv_blocks": {"capacity": instance.kv_blocks, "peak": instance.peak_kv_blocks},
@@ -236,6 +246,10 @@ def _instance_lines(instance: InstanceSummary) -> list[str]:
         _line("Model", instance.model),
         _line("Hardware", f"{instance.npus} x {instance.hardware}"),
         _line("Latencies from", instance.latency_source),
+        *(
+            _line(f"Compute time {source.value} (%)", f"{100 * share:.1f}")
+            for source, share in instance.provenance.items()
+        ),
         _line("Requests", str(instance.latency.requests)),
         _line("Iterations", str(instance.iterations)),
         _line("Preemptions", str(instance.preemptions)),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from inference_serving.cluster import InstanceSpec
+from inference_serving.layer_times import LayerTimes, ProvenanceTally
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import (
     ALL_REDUCE_SLOT,
@@ -23,13 +24,12 @@ from inference_serving.trace_shape import (
     TraceShape,
     build_shape,
 )
-from llm_profile.latency import LatencyModel
-from llm_profile.layers import LAYERS, layer_shape
+from llm_profile.latency import LatencyModel, Source
+from llm_profile.layers import layer_shape
 
 TOKEN_ID_BYTES = 4
 _ATTENTION = DURATION_SLOT["attn"]
 _LM_HEAD = DURATION_SLOT["lm_head"]
-_LEAST_COUNTS = 513
 _SHOWN_BY_OUTPUT = frozenset(("attn", "act_fn"))
 _OWN_OUTPUT = frozenset(("v_proj", "rope"))
 
@@ -120,7 +120,8 @@ class TraceGenerator:
     def __init__(self, instance: InstanceSpec, latency: LatencyModel) -> None:
         self._instance = instance
         self._latency = latency
-        self._layer_times = _LayerTimes(latency)
+        self._layer_times = LayerTimes(latency)
+        self._provenance = ProvenanceTally(latency, instance.model.num_hidden_layers)
         self._shapes: dict[tuple[int, ...], TraceShape] = {}
 
     def synthesize_trace(
@@ -135,9 +136,14 @@ class TraceGenerator:
         durations_ns = self._layer_times.of(tokens).copy()
         chunks, context = batch.prefill_chunks()
         durations_ns[_ATTENTION] = self._latency.attention_ns(chunks, context, batch.decode_kv())
+        self._provenance.count(batch, int(durations_ns[_ATTENTION]))
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
         shape = self._shape(tuple(sorted(kv_tokens)), decode_instances)
         return Trace(shape, durations_ns, self._sizes(shape, batch, kv_tokens), tokens)
+
+    def provenance_ns(self) -> Mapping[Source, int]:
+        """Compute time of all iterations so far by how its latencies came about."""
+        return self._provenance.time_ns(self._layer_times)
 
     def _sizes(self, shape: TraceShape, batch: Batch, kv_tokens: Mapping[int, int]) -> Int64Array:
         instance = self._instance
@@ -158,26 +164,3 @@ class TraceGenerator:
                 self._instance, tuple(decode_instances[target] for target in targets)
             )
         return self._shapes[targets]
-
-
-class _LayerTimes:
-    """Time of every layer at every token count, asked for once each, in growing blocks of counts."""
-
-    def __init__(self, latency: LatencyModel) -> None:
-        self._latency = latency
-        self._table = np.zeros((1, len(LAYERS)), dtype=np.int64)
-
-    def of(self, tokens: int) -> Int64Array:
-        """Times in ns by duration slot, shape ``[layers]``; attention, which no token count decides, is 0."""
-        if tokens >= len(self._table):
-            self._grow(tokens)
-        row: Int64Array = self._table[tokens]
-        return row
-
-    def _grow(self, tokens: int) -> None:
-        counts = np.arange(len(self._table), max(2 * len(self._table), tokens + 1, _LEAST_COUNTS))
-        block = np.zeros((len(counts), len(LAYERS)), dtype=np.int64)
-        for layer in LAYERS:
-            if layer != "attn":
-                block[:, DURATION_SLOT[layer]] = self._latency.layer_ns(layer, counts)
-        self._table = np.concatenate([self._table, block])

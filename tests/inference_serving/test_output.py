@@ -144,6 +144,7 @@ def test_the_summary_has_the_published_blocks(tmp_path):
         "Model",
         "Hardware",
         "Latencies from",
+        "Compute time estimated (%)",
         "Requests",
         "Iterations",
         "Preemptions",

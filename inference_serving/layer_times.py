@@ -1,0 +1,72 @@
+"""Times of an instance's dense layers by token count, and a tally of where the simulated time came from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from inference_serving.request import Batch, Int64Array
+from inference_serving.trace_shape import DURATION_SLOT
+from llm_profile.latency import LatencyModel, Source
+from llm_profile.layers import BLOCK_LAYERS, LAYERS
+
+_LEAST_COUNTS = 513
+_ATTENTION = "attn"
+_LM_HEAD = "lm_head"
+
+
+class LayerTimes:
+    """Time of every layer at every token count, asked for once each, in growing blocks of counts."""
+
+    def __init__(self, latency: LatencyModel) -> None:
+        self._latency = latency
+        self._table = np.zeros((1, len(LAYERS)), dtype=np.int64)
+
+    def of(self, tokens: int) -> Int64Array:
+        """Times in ns by duration slot, shape ``[layers]``; attention, which no token count decides, is 0."""
+        if tokens >= len(self._table):
+            self._grow(tokens)
+        row: Int64Array = self._table[tokens]
+        return row
+
+    def _grow(self, tokens: int) -> None:
+        counts = np.arange(len(self._table), max(2 * len(self._table), tokens + 1, _LEAST_COUNTS))
+        block = np.zeros((len(counts), len(LAYERS)), dtype=np.int64)
+        for layer in LAYERS:
+            if layer != _ATTENTION:
+                block[:, DURATION_SLOT[layer]] = self._latency.layer_ns(layer, counts)
+        self._table = np.concatenate([self._table, block])
+
+
+class ProvenanceTally:
+    """Adds up the compute time of an instance's iterations by how its latencies came about.
+
+    Only counts while the simulation runs; which number is measured and which is not is asked at the end.
+    """
+
+    def __init__(self, latency: LatencyModel, blocks: int) -> None:
+        self._latency = latency
+        self._blocks = blocks
+        self._iterations_of: Counter[tuple[int, int]] = Counter()
+        self._attention_ns: Counter[Source] = Counter()
+
+    def count(self, batch: Batch, attention_ns: int) -> None:
+        """Note one iteration; ``attention_ns`` is the time of one block's attention."""
+        self._iterations_of[batch.total_tokens, batch.sequences] += 1
+        kv_tokens = batch.total_tokens + int(batch.context[batch.grants > 0].sum())
+        self._attention_ns[self._latency.source(_ATTENTION, kv_tokens)] += attention_ns * self._blocks
+
+    def time_ns(self, times: LayerTimes) -> Mapping[Source, int]:
+        """Compute time so far by provenance, collectives and step overheads left out."""
+        total_ns = Counter(self._attention_ns)
+        for (tokens, sequences), iterations in self._iterations_of.items():
+            for layer in LAYERS:
+                if layer == _ATTENTION:
+                    continue
+                rows = sequences if layer == _LM_HEAD else tokens
+                runs = iterations * (self._blocks if layer in BLOCK_LAYERS else 1)
+                spent_ns = int(times.of(rows)[DURATION_SLOT[layer]])
+                total_ns[self._latency.source(layer, rows)] += runs * spent_ns
+        return total_ns
