@@ -13,10 +13,15 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
 from astra_sim.input_error import InputError, validated
 from llm_profile.bundle_csv import NS_PER_US
+from llm_profile.layers import heads_per_rank
+from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import LatencyQuery, NoLatencyError
 from llm_profile.tables_v1 import table_dirs
 
 DEFAULT_BITS = 16
+_LEVELS = 4
+"""Hardware, model, variant and tp, at least (a model's name may have a slash)."""
+_FILES = ("dense.csv", "per_sequence.csv", "attention.csv")
 _WEIGHT_BITS = {"bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "w8a8": 8, "fp32": 32}
 _KV_BITS = {"bfloat16": 16, "float16": 16, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "float32": 32}
 
@@ -27,6 +32,8 @@ class Engine(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     kv_cache_dtype: str = "auto"
+    hf_overrides: dict[str, object] = {}
+    """What was changed in the model's ``config.json``: among others the heads of one rank."""
 
 
 class Meta(BaseModel):
@@ -76,7 +83,8 @@ def find_bundle(query: LatencyQuery) -> Bundle:
 def bundle_folders(root: Path) -> Iterator[Path]:
     """Folders ``{hardware}/{model}/{variant}/tp{N}`` of all bundles below ``root``."""
     if root.is_dir():
-        yield from (file.parent for file in sorted(root.rglob("dense.csv")))
+        folders = (file.parent for file in sorted(root.rglob("dense.csv")))
+        yield from (folder for folder in folders if len(folder.relative_to(root).parts) >= _LEVELS)
 
 
 def weight_bits(variant: str) -> int | None:
@@ -88,7 +96,7 @@ def _variants(folder: Path, tp_size: int) -> Iterator[Path]:
     """tp folders with any file of a bundle: a broken one is found too, and is an error."""
     if folder.is_dir():
         for variant in sorted(path for path in folder.iterdir() if path.is_dir()):
-            files = (variant / f"tp{tp_size}" / name for name in ("dense.csv", "per_sequence.csv"))
+            files = (variant / f"tp{tp_size}" / name for name in _FILES)
             if any(file.is_file() for file in files):
                 yield variant / f"tp{tp_size}"
 
@@ -105,8 +113,22 @@ def _described(query: LatencyQuery, folder: Path, key: str) -> Bundle:
     if meta.tp_degrees is not None and query.tp_size not in meta.tp_degrees:
         degrees = ", ".join(map(str, meta.tp_degrees))
         raise InputError(file, "tp_degrees", f"{degrees}: does not have {query.tp_size}, but {folder} exists")
+    _check_heads(query.model, meta, file)
     kv_bits = _kv_bits(variant, meta.engine_effective.kv_cache_dtype)
     return Bundle(folder, key, kv_bits, round(meta.step_overhead_us * NS_PER_US))
+
+
+def _check_heads(model: ModelConfig, meta: Meta, file: Path) -> None:
+    """The profiled rank must have the heads of this model at one of the profiled tensor-parallel sizes."""
+    overrides = meta.engine_effective.hf_overrides
+    got = tuple(overrides.get(name) for name in ("num_attention_heads", "num_key_value_heads"))
+    if None in got or not meta.tp_degrees:
+        return
+    fits = {tp: heads_per_rank(model, tp) for tp in meta.tp_degrees}
+    if got not in fits.values():
+        wanted = ", ".join(f"{heads} of tp{tp}" for tp, heads in fits.items())
+        message = f"(num_attention_heads, num_key_value_heads) {got}: {model.name} has {wanted}"
+        raise InputError(file, "engine_effective.hf_overrides", message)
 
 
 def _kv_bits(variant: str, kv_cache_dtype: str) -> int:
