@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from astra_sim.input_error import InputError
+from llm_profile.bundle import known_bundles, open_bundle
 from llm_profile.layers import check_tp_size
 from llm_profile.protocol import LatencyModel, LatencyQuery, NoLatencyError, Source
 from llm_profile.roofline import known_descriptions, open_roofline
@@ -39,6 +40,7 @@ class LatencySource:
 SOURCES: Mapping[str, LatencySource] = MappingProxyType(
     {
         "tables": LatencySource(open_tables, known_tables),
+        "bundle": LatencySource(open_bundle, known_bundles),
         "calibrated": LatencySource(open_roofline, known_descriptions),
     }
 )

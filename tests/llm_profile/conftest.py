@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from synthetic_bundles import write_bundle
 from synthetic_tables import write_attention, write_layers
 
 from llm_profile.model_config import ModelConfig, load_model_config
@@ -31,8 +32,22 @@ def tables(tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def bundle(tmp_path) -> Path:
+    """A bundle of card ``CARD`` for Llama-3.1-8B: its tp folder, two below the variant's parent."""
+    return write_bundle(tmp_path / "bundles" / "CARD" / "meta-llama" / "Llama-3.1-8B" / "bf16" / "tp1")
+
+
+@pytest.fixture
 def reference_profiles() -> Path:
     folder = REFERENCE_DIR / "profiles_v1"
     if not folder.is_dir():
         pytest.skip("reference profiles are not here (REFERENCE_DIR)")
+    return folder
+
+
+@pytest.fixture
+def reference_bundles() -> Path:
+    folder = REFERENCE_DIR / "profiles_v2"
+    if not folder.is_dir():
+        pytest.skip("reference bundles are not here (REFERENCE_DIR)")
     return folder

@@ -1,4 +1,5 @@
 import pytest
+from synthetic_bundles import write_bundle
 from synthetic_tables import tokens
 
 from astra_sim.input_error import InputError
@@ -24,7 +25,9 @@ def test_tables_are_found_in_the_current_directory(llama, tables, tmp_path, monk
 
 @pytest.mark.parametrize("source", list(SOURCES))
 def test_every_source_answers_the_protocol(llama, tables, source):
-    model = open_latency_model(LatencyQuery("A6000", llama, 1, profile_dir=tables("A6000")), source)
+    folder = tables("A6000")
+    write_bundle(folder / "A6000" / llama.name / "bf16" / "tp1")
+    model = open_latency_model(LatencyQuery("A6000", llama, 1, profile_dir=folder), source)
     assert isinstance(model, LatencyModel)
     for layer in LAYERS:
         if layer != "attn":
@@ -50,12 +53,14 @@ def test_a_card_without_this_model_says_what_there_is(llama, tables):
         "hardware: no latencies of meta-llama/Llama-3.1-8B on CARD; "
         "tables: hardware: no tables CARD/meta-llama/Llama-3.1-8B/tp2/layers.csv; "
         f"found: CARD/meta-llama/Llama-3.1-8B/tp1 (in {folder}); "
+        "bundle: hardware: no bundle CARD/meta-llama/Llama-3.1-8B/{variant}/tp2/dense.csv of 16 bits; "
+        f"found: no bundles (in {folder}); "
         f"calibrated: hardware: no description CARD.yaml; described: {', '.join(known_hardware())}"
     )
 
 
 def test_unknown_source_and_folder_are_refused(llama, tmp_path):
-    with pytest.raises(InputError, match="'magic' is unknown; use one of auto, tables, calibrated"):
+    with pytest.raises(InputError, match="'magic' is unknown; use one of auto, tables, bundle, calibrated"):
         open_latency_model(LatencyQuery("A6000", llama, 1), "magic")
     with pytest.raises(InputError, match="nowhere: no such folder of tables"):
         open_latency_model(LatencyQuery("A6000", llama, 1, profile_dir=tmp_path / "nowhere"))
