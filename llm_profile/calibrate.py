@@ -46,6 +46,7 @@ Errors = dict[str, tuple[float, float]]
 FIT_TOKENS = 100
 """Token counts of a curve that a fit looks at, half of them evenly spaced, half geometrically."""
 DECODE_SAMPLES = 4000
+MAX_PREFILL_EFFICIENCY = 0.95
 PREFILL_START = {"fixed_ns": 4e3, "efficiency": 0.5, "crowding": 1.0, "tail": 0.7}
 FREE = 1000.0
 """Efficiency of a layer that is computed within another."""
@@ -61,6 +62,7 @@ LIMITS = {
     "cached_efficiency": (0.0, 4.0),
     "working_set": (0.5, 64.0),
     "tail": (0.0, 1.5),
+    "stream_gbps": (0.0, 1e4),
 }
 
 
@@ -144,11 +146,11 @@ def fit_prefill(card: Hardware, profiles: Sequence[Profile]) -> Prefill:
     for tile_rows in TILE_ROWS:
 
         def predict(values: dict[str, Any], tile_rows: int = tile_rows) -> Floats:
-            c = Prefill.model_construct(**_within_limits(values), tile_rows=tile_rows)
+            c = Prefill.model_construct(**_below_peak(values), tile_rows=tile_rows)
             return np.concatenate([prefill_ns(card, p, c, n, context) for p, (n, context, _) in samples])
 
         values, loss = fit_positive(predict, measured, PREFILL_START)
-        fits.append((loss, Prefill(**_rounded(_within_limits(values)), tile_rows=tile_rows)))
+        fits.append((loss, Prefill(**_rounded(_below_peak(values)), tile_rows=tile_rows)))
     return min(fits, key=lambda fit: fit[0])[1]
 
 
@@ -211,6 +213,10 @@ def _within_limits(values: dict[str, Any]) -> dict[str, Any]:
         name: min(max(value, LIMITS[name][0]), LIMITS[name][1]) if name in LIMITS else value
         for name, value in values.items()
     }
+
+
+def _below_peak(values: dict[str, Any]) -> dict[str, Any]:
+    return {**_within_limits(values), "efficiency": min(values["efficiency"], MAX_PREFILL_EFFICIENCY)}
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

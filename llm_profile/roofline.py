@@ -164,6 +164,7 @@ class RooflineLatencyModel:
         self.name = f"{'calibrated' if card.coefficients else 'estimated'}:{card.name}"
         self.step_overhead_ns = card.step_overhead_ns
         self._calibrated = card.coefficients is not None
+        self._decode_fitted = card.fit is not None and any(key.endswith("decode") for key in card.fit.errors)
         self._fitted_tokens = card.fit.max_tokens if card.fit else 0
         bandwidth_gbps = query.mem_bw_gbps or card.memory.bandwidth_gbps
         self._layers = _layer_functions(card, coefficients, query, bandwidth_gbps)
@@ -186,8 +187,8 @@ class RooflineLatencyModel:
         return self._attention.ns(prefill_q, prefill_context, decode_kv)
 
     def source(self, layer: str, tokens: int) -> Source:
-        """Estimated with generic efficiencies; else inside or outside the token counts that were fitted."""
-        if not self._calibrated:
+        """Estimated where efficiencies are generic; else inside or outside the token counts that were fitted."""
+        if not self._calibrated or (layer == "attn" and not self._decode_fitted):
             return Source.ESTIMATED
         inside = layer == "attn" or tokens <= self._fitted_tokens
         return Source.INTERPOLATED if inside else Source.EXTRAPOLATED

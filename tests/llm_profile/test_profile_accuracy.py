@@ -24,7 +24,10 @@ LIMITS = {
 NONE = tokens()
 
 
-TABLES = [("v1", "A6000"), ("v1", "H100")]
+TABLES = [
+    *[("v1", name) for name in ("A6000", "H100", "RTX3090", "TPU-v6e-1")],
+    *[("v2", name) for name in ("RTX4090", "RTXPRO6000")],
+]
 
 
 @pytest.mark.parametrize(("layout", "hardware"), TABLES)

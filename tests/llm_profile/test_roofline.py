@@ -170,6 +170,15 @@ def test_a_datasheet_alone_gives_estimates(tmp_path, monkeypatch):
     assert one(model, "gate_proj", 1) > 2 * 4096 * 14336 / 1000
 
 
+def test_attention_of_a_card_without_measured_decodes_is_estimated():
+    model = open_latency_model(LatencyQuery("RTX3090", LLAMA, 1))
+    assert model.name == "calibrated:RTX3090"
+    assert [model.source(layer, 10) for layer in ("q_proj", "attn")] == [
+        Source.INTERPOLATED,
+        Source.ESTIMATED,
+    ]
+
+
 def test_calibrated_numbers_say_whether_they_are_inside_the_fit():
     model = CALIBRATED["A6000"]
     assert [model.source("q_proj", n) for n in (2048, 2049)] == [Source.INTERPOLATED, Source.EXTRAPOLATED]
