@@ -18,7 +18,8 @@ import yaml
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
-from llm_profile.calibrate_check import check_text, decode_ns, error_table, prefill_ns
+from llm_profile.calibrate_check import Errors, decode_ns, error_table, prefill_ns, table_text
+from llm_profile.calibrate_runs import FIT_RUN, fit_run, max_tokens, run_errors
 from llm_profile.hardware import (
     Coefficients,
     Decode,
@@ -42,7 +43,6 @@ from llm_profile.roofline import (
 
 Floats = NDArray[np.float64]
 Samples = tuple[Floats, Floats, Floats]
-Errors = dict[str, tuple[float, float]]
 FIT_TOKENS = 100
 """Token counts of a curve that a fit looks at, half of them evenly spaced, half geometrically."""
 DECODE_SAMPLES = 4000
@@ -236,8 +236,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             names = ", ".join(known_hardware())
             raise InputError("", "--hardware", f"{options.hardware!r} has no description; described: {names}")
         card = load_hardware(file)
+        if (options.profiles / FIT_RUN).is_file():
+            runs = options.profiles
+            print(table_text(card.name, run_errors(card, runs)) if options.check else run_text(card, runs))
+            return 0
         profiles = read_profiles(options.profiles, options.hardware)
-        print(check_text(card, profiles) if options.check else fit_text(card, profiles))
+        print(
+            table_text(card.name, error_table(card, profiles)) if options.check else fit_text(card, profiles)
+        )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -248,16 +254,33 @@ def fit_text(card: Hardware, profiles: Sequence[Profile]) -> str:
     """The ``coefficients`` and ``fit`` sections of a description, as YAML."""
     fitted = card.model_copy(update={"coefficients": fit(card, profiles)})
     assert fitted.coefficients is not None
-    errors = {
-        name: {"median": round(median, 3), "p90": round(p90, 3)}
-        for name, (median, p90) in error_table(fitted, profiles).items()
-    }
     record = {
         "data": "tables of " + ", ".join(profile.key for profile in profiles),
         "max_tokens": max(max(points) for profile in profiles for points in profile.layers.values()),
-        "errors": errors,
+        "errors": _rounded_errors(error_table(fitted, profiles)),
     }
-    sections = {"coefficients": fitted.coefficients.model_dump(), "fit": record}
+    return _yaml({"coefficients": fitted.coefficients.model_dump(), "fit": record})
+
+
+def run_text(card: Hardware, folder: Path) -> str:
+    """``step_overhead_ns``, ``coefficients`` and ``fit`` from recorded iterations, as YAML."""
+    coefficients, overhead_ns = fit_run(card, folder)
+    fitted = card.model_copy(update={"coefficients": coefficients, "step_overhead_ns": overhead_ns})
+    record = {
+        "data": f"iterations of a recorded vLLM run ({FIT_RUN})",
+        "max_tokens": max_tokens(folder),
+        "errors": _rounded_errors(run_errors(fitted, folder)),
+    }
+    return _yaml({"step_overhead_ns": overhead_ns, "coefficients": coefficients.model_dump(), "fit": record})
+
+
+def _rounded_errors(errors: Errors) -> dict[str, dict[str, float]]:
+    return {
+        name: {"median": round(median, 3), "p90": round(p90, 3)} for name, (median, p90) in errors.items()
+    }
+
+
+def _yaml(sections: dict[str, Any]) -> str:
     return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=110).rstrip()
 
 

@@ -16,11 +16,10 @@ Floats = NDArray[np.float64]
 Errors = dict[str, tuple[float, float]]
 
 
-def check_text(card: Hardware, profiles: Sequence[Profile]) -> str:
-    """The error table in Markdown."""
+def table_text(hardware: str, errors: Errors) -> str:
+    """Errors as a Markdown table."""
     lines = ["| table | median error | p90 error |", "|---|---|---|"]
-    for name, (median, p90) in error_table(card, profiles).items():
-        lines.append(f"| {card.name}/{name} | {median:.1%} | {p90:.1%} |")
+    lines += [f"| {hardware}/{name} | {median:.1%} | {p90:.1%} |" for name, (median, p90) in errors.items()]
     return "\n".join(lines)
 
 

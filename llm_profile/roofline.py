@@ -164,7 +164,9 @@ class RooflineLatencyModel:
         self.name = f"{'calibrated' if card.coefficients else 'estimated'}:{card.name}"
         self.step_overhead_ns = card.step_overhead_ns
         self._calibrated = card.coefficients is not None
-        self._decode_fitted = card.fit is not None and any(key.endswith("decode") for key in card.fit.errors)
+        self._decode_fitted = card.fit is not None and any(
+            key.endswith(("decode", "iteration")) for key in card.fit.errors
+        )
         self._fitted_tokens = card.fit.max_tokens if card.fit else 0
         bandwidth_gbps = query.mem_bw_gbps or card.memory.bandwidth_gbps
         self._layers = _layer_functions(card, coefficients, query, bandwidth_gbps)

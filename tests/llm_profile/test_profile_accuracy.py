@@ -7,7 +7,7 @@ import pytest
 import yaml
 from synthetic_tables import tokens
 
-from llm_profile.calibrate import fit_text
+from llm_profile.calibrate import fit_text, run_text
 from llm_profile.hardware import Coefficients, Fit, find_hardware, load_hardware
 from llm_profile.latency import LatencyQuery, open_latency_model
 from llm_profile.profiles import read_profiles
@@ -40,6 +40,17 @@ def test_descriptions_are_what_the_fit_prints_and_close_to_the_tables(reference_
     for name, error in card.fit.errors.items():
         median, p90 = LIMITS[name.rsplit(" ", 1)[1]]
         assert (error.median <= median, error.p90 <= p90) == (True, True), name
+
+
+def test_the_cpu_description_is_what_the_fit_prints_and_close_to_the_recorded_runs(reference_profiles):
+    card = load_hardware(find_hardware("CPU"))
+    printed = yaml.safe_load(run_text(card, reference_profiles.with_name("vllm_cpu")))
+    assert Coefficients(**printed["coefficients"]) == card.coefficients
+    assert Fit(**printed["fit"]) == card.fit
+    assert printed["step_overhead_ns"] == card.step_overhead_ns
+    errors = {name.split()[0]: error.median for name, error in card.fit.errors.items()}
+    assert errors.pop("short512") <= 0.13  # the machine was slower by 12 % during this run
+    assert max(errors.values()) <= 0.05
 
 
 def test_tables_open_fast_and_give_measured_rows_back(reference_profiles, llama):
