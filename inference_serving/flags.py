@@ -112,6 +112,12 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--latency-source", choices=["auto", *SOURCES], default="auto", help="where layer latencies come from"
     )
+    group.add_argument(
+        "--step-overhead",
+        default="auto",
+        metavar="auto|off|NS",
+        help="launch and host time of an iteration: as calibrated, none, or nanoseconds",
+    )
     group.add_argument("--profile-dir", type=Path, help="folder of latency tables {hardware}/{model}/tp{N}/")
 
 
@@ -171,6 +177,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         engine_binary=args.engine_binary,
         latency_source=args.latency_source,
         profile_dir=args.profile_dir,
+        step_overhead_ns=_step_overhead_ns(args.step_overhead),
         seed=args.seed,
         log_interval_ns=round(args.log_interval * 1e9),
         dump=_dump_settings(args),
@@ -226,6 +233,18 @@ def _bits(args: argparse.Namespace) -> tuple[int, int | None]:
     except ValueError as error:
         raise InputError("", flag, str(error)) from None
     return weight_bits, None if args.kv_cache_dtype == "auto" else kv_bits
+
+
+def _step_overhead_ns(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if text == "off":
+        return 0
+    if not re.fullmatch(r"[0-9]{1,13}", text) or int(text) > _MOST:
+        raise InputError(
+            "", "--step-overhead", f"{text!r}: give auto, off or whole nanoseconds from 0 to {_MOST}"
+        )
+    return int(text)
 
 
 def _dump_settings(args: argparse.Namespace) -> DumpSettings | None:

@@ -58,6 +58,8 @@ class SimulationConfig:
     engine_binary: Path | None = None
     latency_source: str = "auto"
     profile_dir: Path | None = None
+    step_overhead_ns: int | None = None
+    """Launch and host time of every iteration; None: what the latency source of each instance says."""
     seed: int = 0
     log_interval_ns: int = 500_000_000
     dump: DumpSettings | None = None

@@ -65,6 +65,7 @@ class Simulation:
         routing = np.random.default_rng(config.seed).spawn(2)
         self._router = make_router(config.request_routing_policy, routing[0])
         self._decode_router = make_router(config.request_routing_policy, routing[1])
+        self._step_overhead_ns = config.step_overhead_ns
         self._observers = observers
         self._arrivals = [_request(spec) for spec in workload]
         self._next_arrival = 0
@@ -146,7 +147,10 @@ class Simulation:
             outgoing = self._mover.tokens_to_send(instance, batch)
         kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in outgoing.items()}
         trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs)
-        ticket = self.controller.submit(trace, now_ns + instance.latency.step_overhead_ns)
+        overhead_ns = self._step_overhead_ns
+        if overhead_ns is None:
+            overhead_ns = instance.latency.step_overhead_ns
+        ticket = self.controller.submit(trace, now_ns + overhead_ns)
         self._mover.sent(ticket, outgoing)
         instance.in_flight = InFlight(batch, ticket)
         self._running[ticket] = instance

@@ -1,7 +1,8 @@
 """Read the attention tables of the published layout.
 
-``attention.csv`` has one row a shot. Of a prefill, ``kv_cache_size`` is the tokens already cached; of a
-decode it is the **batch's total** KV (in the TPU variant of the format, with ``p50_ns``, it is per request).
+``attention.csv`` has one row a shot. Of a prefill, ``kv_cache_size`` is all keys, the chunk's own included,
+unless there is a row with fewer keys than chunk: then it is the tokens already cached (TPU). Of a decode it is
+the **batch's total** KV (in the TPU variant of the format, with ``p50_ns``, it is per request).
 Without ``attention.csv``, the filled grids in ``predictions/`` are read instead.
 """
 
@@ -67,7 +68,14 @@ def read_measured(file: Path, model: ModelConfig, tp_size: int) -> tuple[Points,
                     prefill.setdefault(chunk, {})[kv] = ns
             else:
                 _add_decode(decode, batch, kv * batch if per_request else kv, ns)
-    return prefill, decode
+    return _by_context(prefill), decode
+
+
+def _by_context(prefill: Points) -> Points:
+    """Prefill rows by tokens already cached; the GPU tables count all keys (see docs/latencies.md)."""
+    if any(keys < n for n, rows in prefill.items() for keys in rows):
+        return prefill
+    return {n: {keys - n: ns for keys, ns in rows.items()} for n, rows in prefill.items()}
 
 
 _GPU_MEDIANS = ("time_stats.attn_prefill.median", "time_stats.attn_decode.median")

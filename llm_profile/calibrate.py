@@ -18,6 +18,8 @@ import yaml
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
+from llm_profile.calibrate_check import Errors, decode_ns, error_table, prefill_ns, table_text
+from llm_profile.calibrate_runs import FIT_RUN, fit_run, max_tokens, run_errors
 from llm_profile.hardware import (
     Coefficients,
     Decode,
@@ -29,37 +31,46 @@ from llm_profile.hardware import (
     known_hardware,
     load_hardware,
 )
-from llm_profile.layers import BLOCK_LAYERS, GEMM_LAYERS, LayerShape, layer_shape
+from llm_profile.layers import GEMM_LAYERS, fused_shape, layer_shape
 from llm_profile.least_squares import fit_positive
 from llm_profile.profiles import Profile, read_profiles
 from llm_profile.roofline import (
     ELEMENTWISE_CLASS,
-    AttentionRoofline,
-    RooflineLatencyModel,
     elementwise_ns,
     gemm_ns,
+    kernel_layers,
 )
 
 Floats = NDArray[np.float64]
-Errors = dict[str, tuple[float, float]]
+Samples = tuple[Floats, Floats, Floats]
 FIT_TOKENS = 100
 """Token counts of a curve that a fit looks at, half of them evenly spaced, half geometrically."""
 DECODE_SAMPLES = 4000
-MAX_PREFILL_EFFICIENCY = 0.8
-PREFILL_STARTS = tuple(
-    {"fixed_ns": 4e3, "efficiency": e, "stream_gbps": 20.0, "prompt_keys": 1.3, "sharpness": 2.5}
-    for e in (0.2, 0.5)
-)
+MAX_PREFILL_EFFICIENCY = 0.95
+PREFILL_START = {"fixed_ns": 4e3, "efficiency": 0.5, "crowding": 1.0, "tail": 0.7}
+FREE = 1000.0
+"""Efficiency of a layer that is computed within another."""
+BLOCK_WEIGHT = 4
+"""How many curves the sum of a block's matrix layers, which a simulation adds up, counts for."""
+TILE_ROWS = (32, 64, 128)
+LONG_PROMPT = 512
+"""Tokens from which whole prompts join a fit of a card that has measured chunks."""
 DECODE_START = {"fixed_ns": 3e3, "head_ns": 5.0, "efficiency": 0.8, "stream_gbps": 15.0, "sharpness": 3.0}
 BLOCK_TOKENS = (1, 16, 32, 64, 128)
-LIMITS = {"sharpness": (1.0, 16.0), "cached_efficiency": (0.0, 4.0), "working_set": (0.5, 64.0)}
+LIMITS = {
+    "sharpness": (1.0, 16.0),
+    "cached_efficiency": (0.0, 4.0),
+    "working_set": (0.5, 64.0),
+    "tail": (0.0, 1.5),
+    "stream_gbps": (0.0, 1e4),
+}
 
 
 def fit(card: Hardware, profiles: Sequence[Profile]) -> Coefficients:
     """Fit every layer class and attention; what was not measured keeps its generic values."""
     dense = [profile for profile in profiles if not profile.model.is_moe]
     classes = {name: fit_elementwise(card, dense, name) for name in sorted(set(ELEMENTWISE_CLASS.values()))}
-    prefilled = [profile for profile in profiles if profile.prefill]
+    prefilled = _trusted_prefills(profiles)
     decoded = [profile for profile in profiles if profile.decode]
     return Coefficients(
         gemm=fit_gemm(card, dense),
@@ -71,24 +82,44 @@ def fit(card: Hardware, profiles: Sequence[Profile]) -> Coefficients:
 
 def fit_gemm(card: Hardware, profiles: Sequence[Profile]) -> Gemm:
     """One set of coefficients for all matrix layers of all models and tensor-parallel sizes."""
-    curves = _curves(profiles, sorted(GEMM_LAYERS))
+    fused = {
+        "fused_qkv": all(profile.fused_qkv for profile in profiles),
+        "fused_gate_up": all(profile.fused_gate_up for profile in profiles),
+    }
+    flags = Gemm(**fused)
+    curves = []
+    for p in profiles:
+        block = GEMM_LAYERS - {"lm_head"}
+        sums = [(tuple(block), p.block_ns(block))] * BLOCK_WEIGHT
+        for layers, points in [*p.kernels(), *sums]:
+            if GEMM_LAYERS.issuperset(layers) and points:
+                kernels = [kernel_layers(flags, layer) for layer in layers]
+                shapes = [fused_shape(p.model, kernel, p.tp_size) for kernel in kernels if kernel]
+                curves.append((shapes, *_thinned_curve(points)))
 
     def predict(values: dict[str, Any]) -> Floats:
         c = Gemm.model_construct(**_within_limits(values))
         bandwidth = card.memory.bandwidth_gbps
-        return np.concatenate(
-            [
-                gemm_ns(c, card, shape, tokens, bandwidth_gbps=bandwidth, weight_bits=16)
-                for shape, tokens, _ in curves
-            ]
-        )
+        times = [
+            sum(gemm_ns(c, card, shape, tokens, bandwidth_gbps=bandwidth, weight_bits=16) for shape in shapes)
+            for shapes, tokens, _ in curves
+        ]
+        return np.concatenate(times)
 
-    return Gemm(**_best(predict, np.concatenate([ns for _, _, ns in curves]), [Gemm().model_dump()]))
+    start = Gemm().model_dump(exclude=set(fused))
+    return Gemm(**_best(predict, np.concatenate([ns for _, _, ns in curves]), [start]), **fused)
 
 
 def fit_elementwise(card: Hardware, profiles: Sequence[Profile], class_name: str) -> Elementwise:
     """Coefficients of the layers of one elementwise class."""
-    curves = _curves(profiles, [layer for layer, name in ELEMENTWISE_CLASS.items() if name == class_name])
+    layers = [layer for layer, name in ELEMENTWISE_CLASS.items() if name == class_name]
+    if class_name == "activation" and all(profile.fused_activation for profile in profiles):
+        return Elementwise(fixed_ns=0, efficiency=FREE, cached_efficiency=FREE)
+    curves = [
+        (layer_shape(p.model, layer, p.tp_size), *_thinned_curve(p.layers[layer]))
+        for p in profiles
+        for layer in layers
+    ]
 
     def predict(values: dict[str, Any]) -> Floats:
         c = Elementwise.model_construct(**_within_limits(values))
@@ -109,14 +140,31 @@ def fit_elementwise(card: Hardware, profiles: Sequence[Profile], class_name: str
 
 def fit_prefill(card: Hardware, profiles: Sequence[Profile]) -> Prefill:
     """Coefficients of prefill attention, from chunks with context and whole prompts."""
-    samples = [(p, s) for p in profiles for s in (p.prefill_samples(), p.prompt_samples()) if s[0].size]
+    samples = _trusted_prefills(profiles)
+    measured = np.concatenate([s[2] for _, s in samples])
+    fits = []
+    for tile_rows in TILE_ROWS:
 
-    def predict(values: dict[str, Any]) -> Floats:
-        c = Prefill.model_construct(**_within_peak(values))
-        return np.concatenate([_prefill_ns(card, p, c, n, context) for p, (n, context, _) in samples])
+        def predict(values: dict[str, Any], tile_rows: int = tile_rows) -> Floats:
+            c = Prefill.model_construct(**_below_peak(values), tile_rows=tile_rows)
+            return np.concatenate([prefill_ns(card, p, c, n, context) for p, (n, context, _) in samples])
 
-    values = _best(predict, np.concatenate([s[2] for _, s in samples]), PREFILL_STARTS)
-    return Prefill(**_within_peak(values))
+        values, loss = fit_positive(predict, measured, PREFILL_START)
+        fits.append((loss, Prefill(**_rounded(_below_peak(values)), tile_rows=tile_rows)))
+    return min(fits, key=lambda fit: fit[0])[1]
+
+
+def _trusted_prefills(profiles: Sequence[Profile]) -> list[tuple[Profile, Samples]]:
+    """Measured chunks and long prompts; all prompts where nothing else was measured.
+
+    Short prompts of a card are up to twice as slow as its chunks of the same size: the whole-prompt series
+    has another launch cost.
+    """
+    chunks = [(p, p.prefill_samples()) for p in profiles if p.prefill]
+    prompts = [(p, p.prompt_samples()) for p in profiles]
+    least = LONG_PROMPT if chunks else 1
+    prompts = [(p, (n[n >= least], c[n >= least], ns[n >= least])) for p, (n, c, ns) in prompts]
+    return chunks + [(p, s) for p, s in prompts if s[0].size]
 
 
 def fit_decode(card: Hardware, profiles: Sequence[Profile]) -> Decode:
@@ -130,7 +178,7 @@ def fit_decode(card: Hardware, profiles: Sequence[Profile]) -> Decode:
 
             def predict(values: dict[str, Any], choice: dict[str, Any] = choice) -> Floats:
                 c = Decode.model_construct(**_within_limits(values), **choice)
-                return np.concatenate([_decode_ns(card, p, c, n, total) for p, (n, total, _) in samples])
+                return np.concatenate([decode_ns(card, p, c, n, total) for p, (n, total, _) in samples])
 
             values, loss = fit_positive(predict, measured, DECODE_START)
             if best is None or loss < best[0]:
@@ -139,73 +187,12 @@ def fit_decode(card: Hardware, profiles: Sequence[Profile]) -> Decode:
     return best[1]
 
 
-def error_table(card: Hardware, profiles: Sequence[Profile]) -> Errors:
-    """Median and 90th percentile of |predicted / measured - 1| for each profile and kind of measurement.
-
-    ``block`` is the sum of the block's layers without attention, at every token count of the table.
-    """
-    errors: Errors = {}
-    for profile in profiles:
-        model = RooflineLatencyModel(card, profile.query(card.name))
-        for kind, predicted, measured in _comparisons(card, model, profile):
-            relative = np.abs(predicted / measured - 1)
-            errors[f"{profile.key} {kind}"] = (float(np.median(relative)), float(np.quantile(relative, 0.9)))
-    return errors
-
-
-def _comparisons(
-    card: Hardware, model: RooflineLatencyModel, profile: Profile
-) -> list[tuple[str, Floats, Floats]]:
-    """(kind, predicted, measured) of everything a profile has."""
-    rows: list[tuple[str, Floats, Floats]] = []
-    block = [layer for layer in BLOCK_LAYERS if layer != "attn"]
-    groups = {"block": block, "embedding": ["embedding"], "lm_head": ["lm_head"]}
-    for kind, names in ({} if profile.model.is_moe else groups).items():
-        tokens = np.array(sorted(set.intersection(*(set(profile.layers[name]) for name in names))))
-        measured = sum(np.array([profile.layers[name][t] for t in tokens.tolist()]) for name in names)
-        predicted = sum(model.layer_ns(name, tokens) for name in names)
-        rows.append((kind, np.asarray(predicted, dtype=np.float64), np.asarray(measured)))
-    coefficients = card.coefficients or Coefficients()
-    for kind, (n, context, ns) in (
-        ("prefill", profile.prefill_samples()),
-        ("prompt", profile.prompt_samples()),
-    ):
-        if n.size:
-            rows.append((kind, _prefill_ns(card, profile, coefficients.prefill, n, context), ns))
-    n, total, ns = profile.decode_samples()
-    if n.size:
-        rows.append(("decode", _decode_ns(card, profile, coefficients.decode, n, total), ns))
-    return rows
-
-
-def _curves(profiles: Sequence[Profile], layers: Sequence[str]) -> list[tuple[LayerShape, Floats, Floats]]:
-    """(shape, tokens, ns) of each layer of each profile, thinned to the token counts of a fit."""
-    curves = []
-    for profile in profiles:
-        for layer in layers:
-            points = profile.layers[layer]
-            last = max(points)
-            half = FIT_TOKENS // 2
-            wanted = np.unique(np.r_[np.geomspace(1, last, half), np.linspace(1, last, half)].astype(int))
-            tokens = [t for t in wanted.tolist() if points.get(t, 0) > 0]
-            shape = layer_shape(profile.model, layer, profile.tp_size)
-            curves.append((shape, np.array(tokens, dtype=np.float64), np.array([points[t] for t in tokens])))
-    return curves
-
-
-def _attention(card: Hardware, profile: Profile, prefill: Prefill, decode: Decode) -> AttentionRoofline:
-    return AttentionRoofline(card, prefill, decode, profile.query(card.name), card.memory.bandwidth_gbps)
-
-
-def _prefill_ns(card: Hardware, profile: Profile, c: Prefill, n: Floats, context: Floats) -> Floats:
-    attention = _attention(card, profile, c, Decode())
-    return c.fixed_ns + attention.prefill_ns(n, context, np.maximum(c.prompt_keys * n, context))
-
-
-def _decode_ns(card: Hardware, profile: Profile, c: Decode, n: Floats, total: Floats) -> Floats:
-    """Predicted time of measured batches, in which all requests have the same KV length."""
-    block_kv = n * np.ceil(total / n / c.block_tokens) * c.block_tokens
-    return c.fixed_ns + _attention(card, profile, Prefill(), c).decode_ns(n, block_kv, total / n)
+def _thinned_curve(points: dict[int, float]) -> tuple[Floats, Floats]:
+    """(tokens, ns) of a curve, thinned to the token counts of a fit."""
+    first, last, half = min(points), max(points), FIT_TOKENS // 2
+    wanted = np.unique(np.r_[np.geomspace(first, last, half), np.linspace(first, last, half)].astype(int))
+    tokens = [t for t in wanted.tolist() if points.get(t, 0) > 0]
+    return np.array(tokens, dtype=np.float64), np.array([points[t] for t in tokens])
 
 
 def _thinned(samples: tuple[Floats, Floats, Floats]) -> tuple[Floats, Floats, Floats]:
@@ -228,7 +215,7 @@ def _within_limits(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _within_peak(values: dict[str, Any]) -> dict[str, Any]:
+def _below_peak(values: dict[str, Any]) -> dict[str, Any]:
     return {**_within_limits(values), "efficiency": min(values["efficiency"], MAX_PREFILL_EFFICIENCY)}
 
 
@@ -249,34 +236,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
             names = ", ".join(known_hardware())
             raise InputError("", "--hardware", f"{options.hardware!r} has no description; described: {names}")
         card = load_hardware(file)
+        if (options.profiles / FIT_RUN).is_file():
+            runs = options.profiles
+            print(table_text(card.name, run_errors(card, runs)) if options.check else run_text(card, runs))
+            return 0
         profiles = read_profiles(options.profiles, options.hardware)
-        print(_check_text(card, profiles) if options.check else _fit_text(card, profiles))
+        print(
+            table_text(card.name, error_table(card, profiles)) if options.check else fit_text(card, profiles)
+        )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _check_text(card: Hardware, profiles: Sequence[Profile]) -> str:
-    lines = ["| table | median error | p90 error |", "|---|---|---|"]
-    for name, (median, p90) in error_table(card, profiles).items():
-        lines.append(f"| {card.name}/{name} | {median:.1%} | {p90:.1%} |")
-    return "\n".join(lines)
-
-
-def _fit_text(card: Hardware, profiles: Sequence[Profile]) -> str:
+def fit_text(card: Hardware, profiles: Sequence[Profile]) -> str:
+    """The ``coefficients`` and ``fit`` sections of a description, as YAML."""
     fitted = card.model_copy(update={"coefficients": fit(card, profiles)})
     assert fitted.coefficients is not None
-    errors = {
-        name: {"median": round(median, 3), "p90": round(p90, 3)}
-        for name, (median, p90) in error_table(fitted, profiles).items()
-    }
     record = {
         "data": "tables of " + ", ".join(profile.key for profile in profiles),
         "max_tokens": max(max(points) for profile in profiles for points in profile.layers.values()),
-        "errors": errors,
+        "errors": _rounded_errors(error_table(fitted, profiles)),
     }
-    sections = {"coefficients": fitted.coefficients.model_dump(), "fit": record}
+    return _yaml({"coefficients": fitted.coefficients.model_dump(), "fit": record})
+
+
+def run_text(card: Hardware, folder: Path) -> str:
+    """``step_overhead_ns``, ``coefficients`` and ``fit`` from recorded iterations, as YAML."""
+    coefficients, overhead_ns = fit_run(card, folder)
+    fitted = card.model_copy(update={"coefficients": coefficients, "step_overhead_ns": overhead_ns})
+    record = {
+        "data": f"iterations of a recorded vLLM run ({FIT_RUN})",
+        "max_tokens": max_tokens(folder),
+        "errors": _rounded_errors(run_errors(fitted, folder)),
+    }
+    return _yaml({"step_overhead_ns": overhead_ns, "coefficients": coefficients.model_dump(), "fit": record})
+
+
+def _rounded_errors(errors: Errors) -> dict[str, dict[str, float]]:
+    return {
+        name: {"median": round(median, 3), "p90": round(p90, 3)} for name, (median, p90) in errors.items()
+    }
+
+
+def _yaml(sections: dict[str, Any]) -> str:
     return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=110).rstrip()
 
 

@@ -46,7 +46,8 @@ class Gemm(_Part):
     """``fixed + pnorm(bytes / (bandwidth * memory_efficiency), flops * fill / (peak * compute_efficiency))``.
 
     ``fill = 1 + wave * multiprocessors * 128^2 / (tokens * output_width)``: a matrix of few 128 x 128 tiles
-    cannot fill the card.
+    cannot fill the card. With ``fused_qkv``, q_proj stands for q, k and v in one kernel and the other two
+    take no time; with ``fused_gate_up``, gate_proj for gate and up.
     """
 
     fixed_ns: NonNegative = 5000.0
@@ -54,6 +55,8 @@ class Gemm(_Part):
     compute_efficiency: PositiveFloat = 0.72
     wave: NonNegative = 0.07
     sharpness: Sharpness = 2.5
+    fused_qkv: bool = False
+    fused_gate_up: bool = False
 
 
 class Elementwise(_Part):
@@ -70,17 +73,20 @@ class Elementwise(_Part):
 
 
 class Prefill(_Part):
-    """``fixed + pnorm(stream, flops / (peak * efficiency))`` for a chunk of n tokens on a context.
+    """``fixed + key_ns * ((1 + (waves - 1) * crowding) * (context + n / 2) + tail * n)`` for a chunk of n.
 
-    ``flops = 4 * heads * head_dim * n * (context + n / 2)``; ``stream`` is one head's pass over its K and V,
-    ``max(context, prompt_keys * n)`` tokens at ``stream_gbps``, which bounds short chunks.
+    A multiprocessor holds a tile of ``tile_rows`` queries of one head against one key in ``key_ns = 4 *
+    tile_rows * head_dim / (peak / multiprocessors * efficiency)``. The tiles of all heads run in ``waves =
+    ceil(heads * ceil(n / tile_rows) / multiprocessors)``, so a short chunk takes as long as one tile; each
+    wave after the first costs ``crowding`` times the first. Causal tiles see half of the chunk's own keys in
+    the mean; ``tail`` is what the longest add at the end (0.5 makes a single wave see all of them).
     """
 
-    fixed_ns: NonNegative = 4000.0
-    efficiency: PositiveFloat = 0.5
-    stream_gbps: PositiveFloat = 20.0
-    prompt_keys: PositiveFloat = 1.0
-    sharpness: Sharpness = 2.0
+    fixed_ns: NonNegative = 5000.0
+    efficiency: PositiveFloat = 0.6
+    crowding: PositiveFloat = 1.0
+    tail: NonNegative = 0.7
+    tile_rows: PositiveInt = 64
 
 
 class Decode(_Part):

@@ -7,6 +7,7 @@ heads, these heads are replicated. Counts are elements, not bytes: multiply by b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +35,9 @@ GEMM_LAYERS: Final = frozenset(
     ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 )
 """Layers that multiply activations with a weight matrix."""
+
+QKV_LAYERS: Final = ("q_proj", "k_proj", "v_proj")
+GATE_UP_LAYERS: Final = ("gate_proj", "up_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,17 @@ def layer_shape(model: ModelConfig, layer: str, tp_size: int) -> LayerShape:
     if layer in ("gate_proj", "up_proj", "act_fn", "down_proj"):
         return _mlp_shape(model, layer, tp_size)
     return _attention_shape(model, layer, tp_size)
+
+
+def fused_shape(model: ModelConfig, layers: Sequence[str], tp_size: int) -> LayerShape:
+    """Shape of matrix layers that have one input, computed as one."""
+    shapes = [layer_shape(model, layer, tp_size) for layer in layers]
+    return LayerShape(
+        sum(shape.weight_elements for shape in shapes),
+        shapes[0].input_width,
+        sum(shape.output_width for shape in shapes),
+        sum(shape.flops_per_token for shape in shapes),
+    )
 
 
 def kv_bytes_per_token(model: ModelConfig, tp_size: int, kv_bits: int = 16) -> int:

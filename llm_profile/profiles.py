@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_measured
 from llm_profile.attention_v1 import Points
+from llm_profile.calibrate_bundles import read_bundle
+from llm_profile.layers import GATE_UP_LAYERS, QKV_LAYERS
 from llm_profile.model_config import ModelConfig, load_model_config
 from llm_profile.protocol import LatencyQuery
 from llm_profile.tables_v1 import read_layer_points
@@ -39,6 +42,54 @@ class Profile:
         """The query this profile answers."""
         return LatencyQuery(hardware, self.model, self.tp_size)
 
+    @property
+    def fused_qkv(self) -> bool:
+        """Whether the rows of q_proj are q, k and v in one kernel."""
+        return "k_proj" not in self.layers
+
+    @property
+    def fused_gate_up(self) -> bool:
+        """Whether the rows of gate_proj are gate and up in one kernel."""
+        return "up_proj" not in self.layers
+
+    @property
+    def fused_activation(self) -> bool:
+        """Whether the activation has no time of its own (one row at most)."""
+        return len(self.layers.get("act_fn", {})) <= 1
+
+    def kernels(self) -> list[tuple[tuple[str, ...], dict[int, float]]]:
+        """(layers, ns by tokens) of everything that was measured as one.
+
+        The TPU compiler computes up with down below a token count: up_proj has no rows there.
+        """
+        kernels: list[tuple[tuple[str, ...], dict[int, float]]] = []
+        up = self.layers.get("up_proj", {})
+        for layer, points in self.layers.items():
+            if layer == "attn" or (layer == "act_fn" and self.fused_activation):
+                continue
+            names: tuple[str, ...] = (layer,)
+            if layer == "q_proj" and self.fused_qkv:
+                names = QKV_LAYERS
+            elif layer == "gate_proj" and self.fused_gate_up:
+                names = GATE_UP_LAYERS
+            both = {n: t for n, t in points.items() if layer == "down_proj" and up and n < min(up)}
+            if both:
+                kernels.append((("up_proj", "down_proj"), both))
+            kernels.append((names, {n: t for n, t in points.items() if n not in both}))
+        return kernels
+
+    def block_ns(self, layers: Collection[str]) -> dict[int, float]:
+        """Time of ``layers`` together, by tokens, where all of them were measured."""
+        measured = [(names, points) for names, points in self.kernels() if set(names) <= set(layers)]
+        everything = {name for names, _ in measured for name in names}
+        counts = sorted(set().union(*(points for _, points in measured)))
+        sums = {}
+        for n in counts:
+            here = [(names, points[n]) for names, points in measured if n in points]
+            if {name for names, _ in here for name in names} == everything:
+                sums[n] = sum(ns for _, ns in here)
+        return sums
+
     def prefill_samples(self) -> tuple[Floats, Floats, Floats]:
         """(chunk, context, ns) of the measured prefills."""
         return _columns([(n, c, ns) for n, rows in self.prefill.items() for c, ns in rows.items()])
@@ -59,16 +110,20 @@ def _columns(rows: list[tuple[int, int, float]]) -> tuple[Floats, Floats, Floats
 
 
 def read_profiles(folder: Path, hardware: str) -> list[Profile]:
-    """Every profile below ``folder/hardware`` whose model is known."""
+    """Every profile below ``folder/hardware`` whose model is known, of either layout."""
+    root = folder / hardware
     profiles = []
-    for file in sorted((folder / hardware).rglob("layers.csv")):
+    for file in sorted([*root.rglob("layers.csv"), *root.rglob("dense.csv")]):
         tp_size = int(file.parent.name.removeprefix("tp"))
-        name = file.parent.parent.relative_to(folder / hardware).as_posix()
-        model = load_model_config(name)
-        attention = file.parent / "attention.csv"
-        prefill, decode = read_measured(attention, model, tp_size) if attention.is_file() else ({}, {})
-        layers = {layer: dict(points) for layer, points in read_layer_points(file, tp_size).items()}
+        if file.name == "dense.csv":
+            model = load_model_config(file.parents[2].relative_to(root).as_posix())
+            layers, prefill, decode = read_bundle(file.parent)
+        else:
+            model = load_model_config(file.parents[1].relative_to(root).as_posix())
+            attention = file.parent / "attention.csv"
+            prefill, decode = read_measured(attention, model, tp_size) if attention.is_file() else ({}, {})
+            layers = {layer: dict(points) for layer, points in read_layer_points(file, tp_size).items()}
         profiles.append(Profile(model, tp_size, layers, prefill, decode))
     if not profiles:
-        raise InputError(folder / hardware, "", "no tables ({model}/tp{N}/layers.csv) here")
+        raise InputError(root, "", "no tables ({model}/tp{N}/layers.csv) here")
     return profiles

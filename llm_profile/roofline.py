@@ -26,9 +26,12 @@ from llm_profile.hardware import (
     load_hardware,
 )
 from llm_profile.layers import (
+    GATE_UP_LAYERS,
     GEMM_LAYERS,
     LAYERS,
+    QKV_LAYERS,
     LayerShape,
+    fused_shape,
     heads_per_rank,
     kv_bytes_per_token,
     layer_shape,
@@ -110,22 +113,21 @@ class AttentionRoofline:
         peak = peak_flops_per_ns(card, 32 if query.weight_bits == 32 else 16)
         self._prefill = prefill
         self._decode = decode
-        self._pair_ns = 4 * heads * head_dim / (peak * prefill.efficiency)
-        self._prefill_stream_ns = head_bytes / prefill.stream_gbps
+        self._heads = heads
+        self._multiprocessors = card.multiprocessors
+        self._key_ns = 4 * prefill.tile_rows * head_dim * card.multiprocessors / (peak * prefill.efficiency)
         self._decode_stream_ns = head_bytes / decode.stream_gbps
         self._request_ns = decode.head_ns * heads
         read_heads = kv_heads if decode.gqa_packed else heads
         self._kv_token_ns = read_heads * head_bytes / (bandwidth_gbps * decode.efficiency)
         self._floor_ns = kv_bytes_per_token(query.model, query.tp_size, query.kv_bits) / bandwidth_gbps
 
-    def prefill_ns(self, n: Number, context: Number, longest: Number) -> Number:
-        """Time of a chunk of ``n`` tokens on ``context`` cached ones, without fixed cost and read floor.
-
-        ``longest`` is ``max(context, prompt_keys * n)``.
-        """
-        p = self._prefill.sharpness
-        compute, stream = n * (context + n / 2) * self._pair_ns, longest * self._prefill_stream_ns
-        time: Number = (compute**p + stream**p) ** (1 / p)
+    def prefill_ns(self, n: Number, context: Number) -> Number:
+        """Time of a chunk of ``n`` tokens on ``context`` cached ones, without fixed cost and read floor."""
+        p = self._prefill
+        tiles = -(-n // p.tile_rows) * self._heads
+        waves = -(-tiles // self._multiprocessors)
+        time: Number = self._key_ns * ((1 + (waves - 1) * p.crowding) * (context + n / 2) + p.tail * n)
         return time
 
     def decode_ns(self, requests: Number, block_kv: Number, longest_kv: Number) -> Number:
@@ -144,8 +146,7 @@ class AttentionRoofline:
         if prefill_q.size:
             fixed = self._prefill.fixed_ns
             for n, context in zip(prefill_q.tolist(), prefill_context.tolist(), strict=True):
-                computed = self.prefill_ns(n, context, max(self._prefill.prompt_keys * n, context))
-                total += max(computed, (context + n) * self._floor_ns)
+                total += max(self.prefill_ns(n, context), (context + n) * self._floor_ns)
         if decode_kv.size:
             fixed = max(fixed, self._decode.fixed_ns)
             block = self._decode.block_tokens
@@ -163,6 +164,9 @@ class RooflineLatencyModel:
         self.name = f"{'calibrated' if card.coefficients else 'estimated'}:{card.name}"
         self.step_overhead_ns = card.step_overhead_ns
         self._calibrated = card.coefficients is not None
+        self._decode_fitted = card.fit is not None and any(
+            key.endswith(("decode", "iteration")) for key in card.fit.errors
+        )
         self._fitted_tokens = card.fit.max_tokens if card.fit else 0
         bandwidth_gbps = query.mem_bw_gbps or card.memory.bandwidth_gbps
         self._layers = _layer_functions(card, coefficients, query, bandwidth_gbps)
@@ -185,8 +189,8 @@ class RooflineLatencyModel:
         return self._attention.ns(prefill_q, prefill_context, decode_kv)
 
     def source(self, layer: str, tokens: int) -> Source:
-        """Estimated with generic efficiencies; else inside or outside the token counts that were fitted."""
-        if not self._calibrated:
+        """Estimated where efficiencies are generic; else inside or outside the token counts that were fitted."""
+        if not self._calibrated or (layer == "attn" and not self._decode_fitted):
             return Source.ESTIMATED
         inside = layer == "attn" or tokens <= self._fitted_tokens
         return Source.INTERPOLATED if inside else Source.EXTRAPOLATED
@@ -216,12 +220,22 @@ def _layer_functions(
     for layer in LAYERS:
         if layer == "attn" or (query.model.is_moe and layer in MLP_LAYERS):
             continue
-        shape = layer_shape(query.model, layer, query.tp_size)
-        if layer in GEMM_LAYERS:
-            functions[layer] = gemm(shape)
-        else:
+        if layer not in GEMM_LAYERS:
+            shape = layer_shape(query.model, layer, query.tp_size)
             functions[layer] = elementwise(shape, getattr(coefficients, ELEMENTWISE_CLASS[layer]))
+        elif kernel := kernel_layers(coefficients.gemm, layer):
+            functions[layer] = gemm(fused_shape(query.model, kernel, query.tp_size))
+        else:
+            functions[layer] = np.zeros_like
     return functions
+
+
+def kernel_layers(c: Gemm, layer: str) -> tuple[str, ...]:
+    """Layers of the kernel that ``layer`` stands for; none if another layer stands for it."""
+    for fused, layers in ((c.fused_qkv, QKV_LAYERS), (c.fused_gate_up, GATE_UP_LAYERS)):
+        if fused and layer in layers:
+            return layers if layer == layers[0] else ()
+    return (layer,)
 
 
 def open_roofline(query: LatencyQuery) -> RooflineLatencyModel:

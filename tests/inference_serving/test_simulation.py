@@ -177,6 +177,16 @@ def test_the_step_overhead_delays_every_iteration(tmp_path):
     assert (slow.token_times_ns() - plain.token_times_ns()).tolist() == [700, 1400, 2100, 2800]
 
 
+@pytest.mark.parametrize(("setting", "delay_ns"), [(None, 700), (0, 0), (900, 900)])
+def test_the_step_overhead_of_the_latency_source_can_be_replaced(tmp_path, setting, delay_ns):
+    cluster = make_cluster(tmp_path, [instance(tmp_path)])
+    config = SimulationConfig(step_overhead_ns=setting)
+    plain = simulate(cluster, requests((50, 2))).finished[0]
+    latency = LinearLatency(step_overhead_ns=700)
+    other = simulate(cluster, requests((50, 2)), config, latency=latency).finished[0]
+    assert (other.token_times_ns() - plain.token_times_ns()).tolist() == [delay_ns, 2 * delay_ns]
+
+
 def test_tensor_parallel_adds_two_all_reduces_a_block(tmp_path):
     """A ring all-reduce of S bytes on n NPUs: ed + 2(n-1)(message + ed) + (n-1) reductions, ed = 10 ns."""
     prompt, npus = 100, 4

@@ -49,6 +49,14 @@ def test_a_fit_finds_the_coefficients_that_made_the_tables(own_tables):
         "decode",
     }
     assert all(median < 0.02 for median, _ in errors.values()), errors
+    for part, names in (
+        ("gemm", ("fixed_ns", "memory_efficiency", "compute_efficiency")),
+        ("prefill", ("fixed_ns", "efficiency", "crowding", "tail", "tile_rows")),
+    ):
+        found, true = getattr(fitted.coefficients, part), getattr(card.coefficients, part)
+        assert {name: getattr(found, name) for name in names} == pytest.approx(
+            {name: getattr(true, name) for name in names}, rel=0.02
+        )
 
 
 def test_check_prints_a_table(own_tables, capsys):

@@ -31,7 +31,8 @@ def test_shipped_descriptions_are_physical(name):
     assert card.coefficients.gemm.memory_efficiency < 1
     assert card.coefficients.gemm.compute_efficiency < 1
     assert card.coefficients.prefill.efficiency < 1
-    assert all(error.median < 0.15 for key, error in card.fit.errors.items() if not key.endswith("prompt"))
+    limits = {"prompt": 0.2, "embedding": 0.2}
+    assert all(error.median < limits.get(key.split()[-1], 0.15) for key, error in card.fit.errors.items())
 
 
 def test_a_datasheet_is_enough(tmp_path):

@@ -25,7 +25,7 @@ NONE = tokens()
 LLAMA = load_model_config("meta-llama/Llama-3.1-8B")
 IDEAL = Coefficients(
     gemm=Gemm(fixed_ns=0, memory_efficiency=1, compute_efficiency=1, wave=0, sharpness=16),
-    prefill=Prefill(fixed_ns=0, efficiency=1, stream_gbps=1e9),
+    prefill=Prefill(fixed_ns=0, efficiency=1, tail=0, tile_rows=1),
     decode=Decode(fixed_ns=0, head_ns=0, efficiency=1, stream_gbps=1e9, block_tokens=1, sharpness=16),
 )
 CARD = Hardware(
@@ -33,6 +33,7 @@ CARD = Hardware(
     source="none",
     memory=Memory(bandwidth_gbps=1000, size_gb=80),
     peak_tflops=PeakTflops(fp16=100, fp8=200, fp32=50),
+    multiprocessors=1,
     coefficients=IDEAL,
 )
 
@@ -88,6 +89,32 @@ def test_prefill_takes_the_time_of_its_pairs_and_at_least_of_its_kv():
     assert ideal().attention_ns(tokens(1), tokens(100_000), NONE) == pytest.approx(floor_ns, abs=1)
 
 
+def test_a_short_chunk_takes_as_long_as_one_tile_and_more_tiles_run_in_waves():
+    card = CARD.model_copy(
+        update={
+            "multiprocessors": 64,
+            "coefficients": IDEAL.model_copy(
+                update={"prefill": Prefill(fixed_ns=0, efficiency=1, tail=0.5, crowding=1.5, tile_rows=64)}
+            ),
+        }
+    )
+    model = RooflineLatencyModel(card, LatencyQuery("IDEAL", LLAMA, 1))
+    key_ns = 4 * 64 * 128 / (100e3 / 64)  # one tile against one key, on one of 64 multiprocessors
+    for n in (1, 64, 128):  # 32 or 64 tiles: one wave
+        assert model.attention_ns(tokens(n), tokens(8000), NONE) == pytest.approx(key_ns * (8000 + n), abs=1)
+    two_waves = key_ns * ((8000 + 129 / 2) * 2.5 + 129 / 2)
+    assert model.attention_ns(tokens(129), tokens(8000), NONE) == pytest.approx(two_waves, abs=1)
+
+
+def test_fused_projections_are_one_kernel():
+    gemm = IDEAL.gemm.model_copy(update={"fused_qkv": True, "fused_gate_up": True})
+    card = CARD.model_copy(update={"coefficients": IDEAL.model_copy(update={"gemm": gemm})})
+    model = RooflineLatencyModel(card, LatencyQuery("IDEAL", LLAMA, 1))
+    assert [one(model, layer, 1) for layer in ("k_proj", "v_proj", "up_proj")] == [0, 0, 0]
+    assert one(model, "q_proj", 1) == pytest.approx(2 * 4096 * 6144 / 1000, rel=1e-3)
+    assert one(model, "gate_proj", 1) == pytest.approx(2 * 4096 * 2 * 14336 / 1000, rel=1e-3)
+
+
 def test_prefills_are_priced_one_by_one():
     both = ideal().attention_ns(tokens(1000, 1000), tokens(64_000, 0), NONE)
     apart = [ideal().attention_ns(tokens(1000), tokens(c), NONE) for c in (64_000, 0)]
@@ -101,7 +128,7 @@ def test_parts_of_a_batch_share_one_fixed_cost(hardware):
     prefill = model.attention_ns(tokens(512), tokens(0), NONE)
     decode = model.attention_ns(NONE, NONE, tokens(700, 30))
     mixed = model.attention_ns(tokens(512), tokens(0), tokens(700, 30))
-    assert max(prefill, decode) < mixed < prefill + decode
+    assert max(prefill, decode) < mixed <= prefill + decode + 1
     assert model.attention_ns(NONE, NONE, NONE) == 0
 
 
@@ -141,6 +168,15 @@ def test_a_datasheet_alone_gives_estimates(tmp_path, monkeypatch):
     assert model.name == "estimated:CARD"
     assert model.source("q_proj", 10) == Source.ESTIMATED
     assert one(model, "gate_proj", 1) > 2 * 4096 * 14336 / 1000
+
+
+def test_attention_of_a_card_without_measured_decodes_is_estimated():
+    model = open_latency_model(LatencyQuery("RTX3090", LLAMA, 1))
+    assert model.name == "calibrated:RTX3090"
+    assert [model.source(layer, 10) for layer in ("q_proj", "attn")] == [
+        Source.INTERPOLATED,
+        Source.ESTIMATED,
+    ]
 
 
 def test_calibrated_numbers_say_whether_they_are_inside_the_fit():

@@ -1,0 +1,78 @@
+"""How far a hardware description is from measured tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_profile.hardware import Coefficients, Decode, Hardware, Prefill
+from llm_profile.layers import BLOCK_LAYERS
+from llm_profile.profiles import Profile
+from llm_profile.roofline import AttentionRoofline, RooflineLatencyModel
+
+Floats = NDArray[np.float64]
+Errors = dict[str, tuple[float, float]]
+
+
+def table_text(hardware: str, errors: Errors) -> str:
+    """Errors as a Markdown table."""
+    lines = ["| table | median error | p90 error |", "|---|---|---|"]
+    lines += [f"| {hardware}/{name} | {median:.1%} | {p90:.1%} |" for name, (median, p90) in errors.items()]
+    return "\n".join(lines)
+
+
+def error_table(card: Hardware, profiles: Sequence[Profile]) -> Errors:
+    """Median and 90th percentile of |predicted / measured - 1| for each profile and kind of measurement.
+
+    ``block`` is the sum of the block's layers without attention, at every token count of the table.
+    """
+    errors: Errors = {}
+    for profile in profiles:
+        model = RooflineLatencyModel(card, profile.query(card.name))
+        for kind, predicted, measured in _comparisons(card, model, profile):
+            relative = np.abs(predicted / measured - 1)
+            errors[f"{profile.key} {kind}"] = (float(np.median(relative)), float(np.quantile(relative, 0.9)))
+    return errors
+
+
+def _comparisons(
+    card: Hardware, model: RooflineLatencyModel, profile: Profile
+) -> list[tuple[str, Floats, Floats]]:
+    """(kind, predicted, measured) of everything a profile has."""
+    rows: list[tuple[str, Floats, Floats]] = []
+    block = set(BLOCK_LAYERS) - {"attn"}
+    groups = {"block": block, "embedding": {"embedding"}, "lm_head": {"lm_head"}}
+    for kind, names in ({} if profile.model.is_moe else groups).items():
+        measured = profile.block_ns(names)
+        tokens = np.array(list(measured))
+        predicted = sum(model.layer_ns(name, tokens) for name in names)
+        rows.append((kind, np.asarray(predicted, dtype=np.float64), np.array(list(measured.values()))))
+    coefficients = card.coefficients or Coefficients()
+    for kind, (n, context, ns) in (
+        ("prefill", profile.prefill_samples()),
+        ("prompt", profile.prompt_samples()),
+    ):
+        if n.size:
+            rows.append((kind, prefill_ns(card, profile, coefficients.prefill, n, context), ns))
+    n, total, ns = profile.decode_samples()
+    if n.size:
+        rows.append(("decode", decode_ns(card, profile, coefficients.decode, n, total), ns))
+    return rows
+
+
+def _attention(card: Hardware, profile: Profile, prefill: Prefill, decode: Decode) -> AttentionRoofline:
+    return AttentionRoofline(card, prefill, decode, profile.query(card.name), card.memory.bandwidth_gbps)
+
+
+def prefill_ns(card: Hardware, profile: Profile, c: Prefill, n: Floats, context: Floats) -> Floats:
+    """Predicted time of measured chunks, fixed cost included."""
+    attention = _attention(card, profile, c, Decode())
+    return c.fixed_ns + attention.prefill_ns(n, context)
+
+
+def decode_ns(card: Hardware, profile: Profile, c: Decode, n: Floats, total: Floats) -> Floats:
+    """Predicted time of measured batches, in which all requests have the same KV length."""
+    block_kv = n * np.ceil(total / n / c.block_tokens) * c.block_tokens
+    return c.fixed_ns + _attention(card, profile, Prefill(), c).decode_ns(n, block_kv, total / n)
