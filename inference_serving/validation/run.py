@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -86,12 +85,7 @@ class Run:
     arrivals_known: bool = True
     flags: tuple[str, ...] = ()
     kv_blocks: int | None = None
-    notes: tuple[str, ...] = field(default=())
-
-    @cached_property
-    def span_ns(self) -> int:
-        """From the first arrival to the last token."""
-        return span_ns(self.requests)
+    notes: tuple[str, ...] = ()
 
 
 def span_ns(requests: Sequence[ServedRequest]) -> int:

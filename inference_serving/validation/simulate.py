@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +49,6 @@ def simulate(run: Run, flags: Sequence[str], files: SimulationFiles, folder: Pat
     with contextlib.redirect_stdout(io.StringIO()):
         code = simulator(argv)
     if code:
-        sys.stdout.flush()
         raise SimulationFailedError(code)
     return " ".join([*run.flags, *flags])
 

@@ -39,7 +39,9 @@ def _read(file: Path) -> Run:
     clock_offset = min(line.number("queued_ts") - line.number("arrival_time") for line in served)
     start = _start(meta_file, meta, min(line.number("arrival_time") for line in served))
     failed = len(lines) - len(served)
-    settings = meta.get("engine_kwargs", {})
+    settings = meta.get("engine_kwargs") or {}
+    if not isinstance(settings, dict):
+        raise InputError(meta_file, "engine_kwargs", f"{settings!r}: must be a JSON object")
     return Run(
         file=file,
         format=READER.name,

@@ -27,21 +27,19 @@ def _read(file: Path) -> Run:
     count = len(prompts)
     outputs, ttfts = facts.array("output_lens", count), facts.array("ttfts", count)
     itls = facts.array("itls", count)
-    starts = facts.array("start_times", count) if facts.record.get("start_times") else None
+    starts = _starts(facts, count)
     errors = facts.array("errors", count) if facts.record.get("errors") else [""] * count
-    origin = min(starts) if starts else 0
     requests, failed = [], 0
     for number in range(count):
         if errors[number] or not outputs[number]:
             failed += 1
             continue
-        arrival = starts[number] - origin if starts else 0
         row = {
             "input_lens": prompts[number],
             "output_lens": outputs[number],
             "ttfts": ttfts[number],
             "itls": itls[number],
-            "start_times": arrival,
+            "start_times": starts[number] if starts else 0,
         }
         requests.append(_request(number, Fields(file, f"entry {number}", row)))
     if not requests:
@@ -57,6 +55,16 @@ def _read(file: Path) -> Run:
         kv_blocks=stated_blocks(facts.record),
         notes=_notes(requests, starts is not None),
     )
+
+
+def _starts(facts: Fields, count: int) -> list[float] | None:
+    """When each request was sent, in seconds since the first was; None if that is not recorded."""
+    if not facts.record.get("start_times"):
+        return None
+    starts = facts.array("start_times", count)
+    numbers = [Fields(facts.file, "", {"start_times": start}).number("start_times") for start in starts]
+    first = min(numbers)
+    return [number - first for number in numbers]
 
 
 def _request(number: int, row: Fields) -> ServedRequest:

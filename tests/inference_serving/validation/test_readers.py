@@ -212,6 +212,8 @@ def recording(**changes):
             json.dumps(vllm_result(itls=[["a"], [], []])),
             "entry 0: itls: 'a': must be a number of seconds",
         ),
+        (json.dumps(vllm_result(start_times=[1, 2, "x"])), "start_times: 'x': must be a number"),
+        (json.dumps(vllm_result(start_times=[1])), "start_times: has 1 entries, but there are 3 requests"),
         (json.dumps(vllm_result(output_lens=[0, 0, 0])), "output_lens: no request has finished"),
         (recording(ts=[1.0]), "line 2: ts: has 1 token times, but o is 2"),
         (recording(late=-1), "line 2: late: -1.0: must be between 0 and 4e+09 seconds"),
@@ -260,15 +262,19 @@ def test_missing_and_unreadable_files_are_errors(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("start", "complaint"),
+    ("meta", "complaint"),
     [
-        ("yesterday", "started_at: 'yesterday': must be a time in ISO 8601 format"),
-        ("2026-01-01T00:00:00Z", "started_at: '2026-01-01T00:00:00Z': is after the first arrival"),
+        ({"engine_kwargs": 3}, "engine_kwargs: 3: must be a JSON object"),
+        ({"started_at": "yesterday"}, "started_at: 'yesterday': must be a time in ISO 8601 format"),
+        (
+            {"started_at": "2026-01-01T00:00:00Z"},
+            "started_at: '2026-01-01T00:00:00Z': is after the first arrival",
+        ),
     ],
 )
-def test_a_bench_cannot_start_at_any_time(tmp_path, start, complaint):
+def test_a_broken_meta_file_is_named(tmp_path, meta, complaint):
     write_bench(tmp_path)
-    (tmp_path / "meta.json").write_text(json.dumps({"started_at": start}))
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(InputError) as caught:
         read_run(tmp_path)
     assert str(caught.value) == f"{tmp_path / 'meta.json'}: {complaint}"
