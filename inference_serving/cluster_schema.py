@@ -32,12 +32,13 @@ class _Section(BaseModel):
 
 
 class NpuMemory(_Section):
-    """Memory of one NPU: GB (2**30 bytes), GB/s (1e9 bytes a second), ns."""
+    """Memory of one NPU: GB (2**30 bytes), GB/s (1e9 bytes a second), ns; ``kv_blocks`` overrides what fits."""
 
     mem_size: PositiveNumber
     mem_bw: PositiveNumber
     mem_latency: NonNegativeNumber = 0
     mem_util: Annotated[float, Field(gt=0, le=1)] | None = None
+    kv_blocks: Annotated[int, Field(ge=1, le=10**12)] | None = None
 
 
 class CpuMemory(_Section):

@@ -141,6 +141,9 @@ class _Builder:
         memory = section.npu_mem
         utilization = memory.mem_util or self._config.npu_memory_utilization
         plan = plan_memory(model, section.npu_count, precision, block_size, memory.mem_size, utilization)
+        stated = memory.kv_blocks or self._config.num_gpu_blocks_override
+        if stated is not None:
+            return replace(plan, stated_kv_blocks=stated)
         if plan.kv_blocks < 1:
             raise InputError(
                 self._file,

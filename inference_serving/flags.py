@@ -110,6 +110,12 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         "--npu-memory-utilization", type=float, default=0.9, help="share of NPU memory for weights and KV"
     )
     group.add_argument(
+        "--num-gpu-blocks-override",
+        type=int,
+        metavar="N",
+        help="KV blocks of each instance, whatever its memory holds (default: as many as fit)",
+    )
+    group.add_argument(
         "--latency-source", choices=["auto", *SOURCES], default="auto", help="where layer latencies come from"
     )
     group.add_argument(
@@ -171,6 +177,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         weight_bits=weight_bits,
         kv_bits=kv_bits,
         npu_memory_utilization=args.npu_memory_utilization,
+        num_gpu_blocks_override=args.num_gpu_blocks_override,
         request_routing_policy=args.request_routing_policy,
         network_backend=_BACKENDS[args.network_backend],
         ns3=packet_options(args),
@@ -208,8 +215,11 @@ def _check_numbers(args: argparse.Namespace) -> None:
         ("block-size", 1),
         ("long-prefill-token-threshold", 0),
         ("seed", 0),
+        ("num-gpu-blocks-override", 1),
     ):
         value = getattr(args, flag.replace("-", "_"))
+        if value is None:
+            continue
         if value < least:
             raise InputError("", f"--{flag}", f"{value}: must be at least {least}")
         if value > _MOST:

@@ -15,16 +15,20 @@ class MemoryPlan:
     """Memory of one NPU of an instance, in bytes, and the KV blocks that fit.
 
     ``kv_blocks = floor((mem_size * utilization - weights) / block)``: what is left for KV after the weights,
-    as in vLLM, but without its activation peak, which is not modelled.
+    as in vLLM, but without its activation peak, which is not modelled. ``stated_kv_blocks``, such as a real
+    engine's, takes the place of that number, whether or not so many would fit.
     """
 
     usable_bytes: int
     weight_bytes: int
     kv_bytes_per_block: int
+    stated_kv_blocks: int | None = None
 
     @property
     def kv_blocks(self) -> int:
-        """KV blocks that fit beside the weights; 0 or less if the weights do not fit."""
+        """KV blocks: as stated, else those that fit beside the weights (0 or less if the weights do not fit)."""
+        if self.stated_kv_blocks is not None:
+            return self.stated_kv_blocks
         return (self.usable_bytes - self.weight_bytes) // self.kv_bytes_per_block
 
 

@@ -52,6 +52,8 @@ class SimulationConfig:
     kv_bits: int | None = None
     """Bits of a KV element; None: as the weights of each instance."""
     npu_memory_utilization: float = 0.9
+    num_gpu_blocks_override: int | None = None
+    """KV blocks of every instance that does not give its own; None: as many as fit."""
     request_routing_policy: str = "RR"
     network_backend: str = "unaware"
     ns3: Ns3Options | None = None

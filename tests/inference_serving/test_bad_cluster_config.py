@@ -178,6 +178,12 @@ def test_a_value_of_the_wrong_type_is_named(tmp_path, run, section, changes, mes
             f"{AT}.npu_mem.mem_latency: -1: input should be greater than or equal to 0",
         ),
         ("npu_mem", {"mem_util": 0}, f"{AT}.npu_mem.mem_util: 0: input should be greater than 0"),
+        (
+            "npu_mem",
+            {"kv_blocks": 0},
+            f"{AT}.npu_mem.kv_blocks: 0: input should be greater than or equal to 1",
+        ),
+        ("npu_mem", {"kv_blocks": 10**13}, f"{AT}.npu_mem.kv_blocks: {10**13}: {TOO_BIG}"),
         ("npu_mem", {"mem_util": 90}, f"{AT}.npu_mem.mem_util: 90: input should be less than or equal to 1"),
         ("cpu_mem", {"mem_size": -1}, "nodes[0].cpu_mem.mem_size: -1: input should be greater than 0"),
         (

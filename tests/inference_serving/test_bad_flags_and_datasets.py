@@ -77,6 +77,11 @@ def test_the_run_that_the_cases_break_is_itself_fine(tmp_path, run):
         ("--max-num-batched-tokens -1", "--max-num-batched-tokens: -1: must be at least 0"),
         ("--long-prefill-token-threshold -1", "--long-prefill-token-threshold: -1: must be at least 0"),
         ("--seed -1", "--seed: -1: must be at least 0"),
+        ("--num-gpu-blocks-override 0", "--num-gpu-blocks-override: 0: must be at least 1"),
+        (
+            "--num-gpu-blocks-override 1000000000001",
+            "--num-gpu-blocks-override: 1000000000001: must be at most 1000000000000",
+        ),
         ("--log-interval 0", "--log-interval: 0: must be between 1e-9 and 1e9 seconds"),
         ("--log-interval -0.5", "--log-interval: -0.5: must be between 1e-9 and 1e9 seconds"),
         ("--log-interval nan", "--log-interval: nan: must be between 1e-9 and 1e9 seconds"),

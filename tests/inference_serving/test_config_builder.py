@@ -176,6 +176,24 @@ def test_weights_that_leave_no_room_for_a_block_are_refused(tmp_path):
     assert caught.value.field == "nodes[0].instances[0].npu_mem.mem_size"
 
 
+def test_stated_kv_blocks_take_the_place_of_those_that_fit(tmp_path):
+    section = instance(tmp_path, kv_tokens=160)
+    own = {**section, "npu_mem": {**section["npu_mem"], "kv_blocks": 3}}
+
+    def blocks(config: SimulationConfig) -> list[int]:
+        return [spec.memory.kv_blocks for spec in make_cluster(tmp_path, [section, own], config).instances]
+
+    assert blocks(SimulationConfig()) == [10, 3]
+    assert blocks(SimulationConfig(num_gpu_blocks_override=12)) == [12, 3]
+
+
+def test_stated_kv_blocks_need_no_room_beside_the_weights(tmp_path):
+    section = instance(tmp_path, kv_tokens=15)
+    section["npu_mem"] |= {"kv_blocks": 20}
+    (spec,) = make_cluster(tmp_path, [section]).instances
+    assert spec.memory.kv_blocks == 20
+
+
 def test_an_instance_overrides_the_share_of_memory_in_use(tmp_path):
     section = instance(tmp_path)
     section["npu_mem"] |= {"mem_size": 2}

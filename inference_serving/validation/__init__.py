@@ -1,0 +1,1 @@
+"""Simulation against a real run: reads files only, never the simulator's objects."""
