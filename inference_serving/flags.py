@@ -124,6 +124,12 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         metavar="auto|off|NS",
         help="launch and host time of an iteration: as calibrated, none, or nanoseconds",
     )
+    group.add_argument(
+        "--decode-attention",
+        choices=["packed", "profiled"],
+        default="packed",
+        help="calibrated cards: read a K/V head once for all its query heads, as vLLM does, or as their tables did",
+    )
     group.add_argument("--profile-dir", type=Path, help="folder of latency tables {hardware}/{model}/tp{N}/")
 
 
@@ -184,6 +190,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         engine_binary=args.engine_binary,
         latency_source=args.latency_source,
         profile_dir=args.profile_dir,
+        packed_decode=args.decode_attention == "packed",
         step_overhead_ns=_step_overhead_ns(args.step_overhead),
         seed=args.seed,
         log_interval_ns=round(args.log_interval * 1e9),

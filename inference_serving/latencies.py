@@ -24,6 +24,7 @@ def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, Late
             kv_bits=spec.precision.kv_bits,
             mem_bw_gbps=spec.mem_bw_gbps,
             profile_dir=config.profile_dir,
+            packed_decode=config.packed_decode,
         )
         if query not in opened:
             try:

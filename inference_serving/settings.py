@@ -60,6 +60,8 @@ class SimulationConfig:
     engine_binary: Path | None = None
     latency_source: str = "auto"
     profile_dir: Path | None = None
+    packed_decode: bool = True
+    """Price decode attention as vLLM's kernels run it, see LatencyQuery."""
     step_overhead_ns: int | None = None
     """Launch and host time of every iteration; None: what the latency source of each instance says."""
     seed: int = 0

@@ -64,6 +64,9 @@ class LatencyQuery:
     """Memory bandwidth of the cluster config (1e9 bytes/s), if it should override the datasheet's."""
     profile_dir: Path | None = None
     """Folder of tables; default: ``llm_profile/perf_models`` here, then the project's."""
+    packed_decode: bool = False
+    """Price decode attention with kernels that read a K/V head once for all its query heads, as vLLM's do, also on
+    cards whose tables were taken with others; only descriptions can."""
 
 
 class NoLatencyError(InputError):

@@ -161,11 +161,18 @@ class RooflineLatencyModel:
 
     def __init__(self, card: Hardware, query: LatencyQuery) -> None:
         coefficients = card.coefficients or Coefficients()
+        repacked = query.packed_decode and not coefficients.decode.gqa_packed
+        if repacked:
+            coefficients = coefficients.model_copy(update={"decode": Decode()})
         self.name = f"{'calibrated' if card.coefficients else 'estimated'}:{card.name}"
+        if repacked:
+            self.name += ":packed"
         self.step_overhead_ns = card.step_overhead_ns
         self._calibrated = card.coefficients is not None
-        self._decode_fitted = card.fit is not None and any(
-            key.endswith(("decode", "iteration")) for key in card.fit.errors
+        self._decode_fitted = (
+            not repacked
+            and card.fit is not None
+            and any(key.endswith(("decode", "iteration")) for key in card.fit.errors)
         )
         self._fitted_tokens = card.fit.max_tokens if card.fit else 0
         bandwidth_gbps = query.mem_bw_gbps or card.memory.bandwidth_gbps

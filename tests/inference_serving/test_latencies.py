@@ -87,7 +87,7 @@ def test_a_slower_memory_takes_longer(tmp_path):
 def test_models_say_where_their_numbers_come_from(tmp_path):
     a6000 = section(tmp_path, hardware="A6000", npu_mem={"mem_size": 80, "mem_bw": 768})
     latencies = opened(tmp_path, section(tmp_path), a6000)
-    assert [one.name for one in latencies.values()] == ["calibrated:H100", "calibrated:A6000"]
+    assert [one.name for one in latencies.values()] == ["calibrated:H100:packed", "calibrated:A6000:packed"]
 
 
 def test_unknown_hardware_names_the_file_and_the_instance(tmp_path):

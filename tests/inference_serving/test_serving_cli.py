@@ -139,8 +139,26 @@ def test_the_json_summary_describes_every_instance(tmp_path):
     cli.main(arguments(tmp_path, instances=pair))
     shown = ("instance_id", "role", "model", "hardware", "npus", "latency_source", "preemptions", "requests")
     prefill, decode = summary(tmp_path)["instances"]
-    assert [prefill[name] for name in shown] == [0, "prefill", "tiny", "H100", 2, "calibrated:H100", 0, 4]
-    assert [decode[name] for name in shown] == [1, "decode", "tiny", "H100", 1, "calibrated:H100", 0, 3]
+    assert [prefill[name] for name in shown] == [
+        0,
+        "prefill",
+        "tiny",
+        "H100",
+        2,
+        "calibrated:H100:packed",
+        0,
+        4,
+    ]
+    assert [decode[name] for name in shown] == [
+        1,
+        "decode",
+        "tiny",
+        "H100",
+        1,
+        "calibrated:H100:packed",
+        0,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(("num_req", "served"), [(1, 1), (3, 3), (4, 4), (1000, 4)])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -194,3 +196,33 @@ def test_expert_layers_and_odd_precisions_are_refused():
         open_latency_model(LatencyQuery("H100", LLAMA, 1, weight_bits=4), "calibrated")
     with pytest.raises(InputError, match="mem_bw: -1: must be positive"):
         open_latency_model(LatencyQuery("H100", LLAMA, 1, mem_bw_gbps=-1), "calibrated")
+
+
+def test_packed_decode_replaces_kernels_that_read_kv_once_for_each_query_head():
+    """Llama-3.1-8B has four query heads to a K/V head; packed, a long decode is bound by reading the KV once."""
+    profiled = LatencyQuery(hardware="A6000", model=load_model_config("meta-llama/Llama-3.1-8B"), tp_size=1)
+    packed = replace(profiled, packed_decode=True)
+    kv = np.array([100_000])
+    times = [
+        open_latency_model(query, "calibrated").attention_ns(NONE, NONE, kv) for query in (profiled, packed)
+    ]
+    read_ns = 100_000 * kv_bytes_per_token(profiled.model, 1) / 768
+    assert times[1] == pytest.approx(read_ns / 0.85, rel=0.05)
+    assert times[0] > 2 * times[1]
+
+
+def test_packed_decode_is_named_and_counts_as_estimated():
+    query = LatencyQuery("A6000", load_model_config("meta-llama/Llama-3.1-8B"), 1, packed_decode=True)
+    latency = open_latency_model(query, "calibrated")
+    assert latency.name == "calibrated:A6000:packed"
+    assert latency.source("attn", 1000) is Source.ESTIMATED
+    assert latency.source("q_proj", 128) is Source.INTERPOLATED
+
+
+def test_packed_decode_changes_nothing_where_the_tables_were_packed():
+    model = load_model_config("meta-llama/Llama-3.1-8B")
+    names = [
+        open_latency_model(LatencyQuery("RTXPRO6000", model, 1, packed_decode=packed), "calibrated").name
+        for packed in (False, True)
+    ]
+    assert names == ["calibrated:RTXPRO6000"] * 2

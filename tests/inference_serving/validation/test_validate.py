@@ -165,7 +165,7 @@ def test_one_command_simulates_and_compares(tmp_path, capsys):
         f"--long-prefill-token-threshold 0 --cluster-config {CLUSTER} --max-num-seqs 8",
         f"real: {run} (vllm-recording)",
         f"simulated: {kept[0]}",
-        "latencies from: calibrated:A6000",
+        "latencies from: calibrated:A6000:packed",
         "matched by id: 2 requests",
     ]
     requests = read_simulation(kept[0]).requests
