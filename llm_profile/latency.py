@@ -13,6 +13,7 @@ from astra_sim.input_error import InputError
 from llm_profile.layers import check_tp_size
 from llm_profile.protocol import LatencyModel, LatencyQuery, NoLatencyError, Source
 from llm_profile.roofline import known_descriptions, open_roofline
+from llm_profile.silicon import known_silicon, open_silicon
 from llm_profile.tables_v1 import known_tables, open_tables
 
 __all__ = [
@@ -39,6 +40,7 @@ class LatencySource:
 SOURCES: Mapping[str, LatencySource] = MappingProxyType(
     {
         "tables": LatencySource(open_tables, known_tables),
+        "silicon": LatencySource(open_silicon, known_silicon),
         "calibrated": LatencySource(open_roofline, known_descriptions),
     }
 )
