@@ -1,12 +1,15 @@
 """Fixtures: models, synthetic tables, and reference tables where they exist."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_aiconfigurator import VERSION, FakePackage
 from synthetic_tables import write_attention, write_layers
 
+from llm_profile import silicon_table
 from llm_profile.model_config import ModelConfig, load_model_config
 
 REFERENCE_DIR = Path(os.environ.get("REFERENCE_DIR", Path(__file__).parents[3] / "shared" / "reference"))
@@ -36,3 +39,20 @@ def reference_profiles() -> Path:
     if not folder.is_dir():
         pytest.skip("reference profiles are not here (REFERENCE_DIR)")
     return folder
+
+
+@pytest.fixture
+def silicon_cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of silicon tables."""
+    monkeypatch.setenv("LLMSERVINGSIM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "silicon"
+
+
+@pytest.fixture
+def fake_package(silicon_cache, monkeypatch) -> FakePackage:
+    """Install the stand-in for the package of silicon rows, with an empty cache."""
+    installed = FakePackage()
+    for name, module in installed.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(silicon_table, "installed_version", lambda: VERSION)
+    return installed

@@ -9,6 +9,9 @@ import sys
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 
+from llm_profile.model_config import ModelConfig
+from llm_profile.protocol import LatencyQuery
+
 VERSION = "9.8.7"
 BANDWIDTH_GBPS = 1000.0
 TOKENS = (1, 16, 64, 256)
@@ -17,6 +20,20 @@ HEADS = (2, 4, 8)
 PROMPTS = (1, 64, 128, 1024)
 BATCHES = (1, 2, 8)
 LENGTHS = (2, 128, 1024)
+
+MODEL = ModelConfig(
+    name="four-heads",
+    model_type="llama",
+    hidden_size=256,
+    intermediate_size=512,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+    vocab_size=4096,
+    max_position_embeddings=512,
+)
+QUERY = LatencyQuery("H100", MODEL, 1)
 
 
 def gemm_ns(m: int, n: int, k: int) -> float:

@@ -5,46 +5,17 @@ import sys
 import fake_aiconfigurator as fake
 import numpy as np
 import pytest
+from fake_aiconfigurator import MODEL, QUERY
 from synthetic_tables import tokens
 
 from astra_sim.input_error import InputError
 from llm_profile import silicon_table
 from llm_profile.latency import LatencyModel, LatencyQuery, Source, open_latency_model
 from llm_profile.layers import LAYERS
-from llm_profile.model_config import ModelConfig
 from llm_profile.silicon_systems import SYSTEMS
 
 NONE = tokens()
-MODEL = ModelConfig(
-    name="four-heads",
-    model_type="llama",
-    hidden_size=256,
-    intermediate_size=512,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=64,
-    vocab_size=4096,
-    max_position_embeddings=512,
-)
-QUERY = LatencyQuery("H100", MODEL, 1)
 INSTALL = "aiconfigurator-core is not installed; install it with ./compile.sh --with silicon"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMSERVINGSIM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "silicon"
-
-
-@pytest.fixture
-def package(monkeypatch):
-    """Install the stand-in."""
-    installed = fake.FakePackage()
-    for name, module in installed.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(silicon_table, "installed_version", lambda: fake.VERSION)
-    return installed
 
 
 def silicon(**changes):
@@ -57,7 +28,7 @@ def remove(monkeypatch):
     monkeypatch.setattr(silicon_table, "installed_version", lambda: None)
 
 
-def test_it_answers_the_protocol_and_says_what_was_measured(package):
+def test_it_answers_the_protocol_and_says_what_was_measured(fake_package):
     model = silicon()
     assert isinstance(model, LatencyModel)
     assert model.name == "silicon:H100/four-heads/tp1 (vllm 0.99, aiconfigurator-core 9.8.7)"
@@ -65,10 +36,10 @@ def test_it_answers_the_protocol_and_says_what_was_measured(package):
     for layer in LAYERS:
         if layer != "attn":
             assert (model.layer_ns(layer, tokens(1, 10)) > 0).all()
-    assert package.opened == ["h100_sxm"]
+    assert fake_package.opened == ["h100_sxm"]
 
 
-def test_layers_of_a_fused_kernel_share_its_time_by_width(package):
+def test_layers_of_a_fused_kernel_share_its_time_by_width(fake_package):
     model = silicon()
     qkv_ns = fake.gemm_ns(16, 512, 256)
     shares = [int(model.layer_ns(layer, tokens(16))[0]) for layer in ("q_proj", "k_proj", "v_proj")]
@@ -77,7 +48,7 @@ def test_layers_of_a_fused_kernel_share_its_time_by_width(package):
     assert gate_ns == model.layer_ns("up_proj", tokens(16)) == round(fake.gemm_ns(16, 1024, 256) / 2)
 
 
-def test_time_between_measured_token_counts_is_a_straight_line(package):
+def test_time_between_measured_token_counts_is_a_straight_line(fake_package):
     ns = silicon().layer_ns("o_proj", tokens(16, 40, 64))
     assert ns.tolist() == [round(fake.gemm_ns(n, 256, 256)) for n in (16, 40, 64)]
 
@@ -97,25 +68,25 @@ def test_time_between_measured_token_counts_is_a_straight_line(package):
         ("attn", 8 * 1024 + 1, Source.EXTRAPOLATED),
     ],
 )
-def test_every_number_says_how_it_came_about(package, layer, count, source):
+def test_every_number_says_how_it_came_about(fake_package, layer, count, source):
     assert silicon().source(layer, count) == source
 
 
-def test_measured_prompts_and_decodes_come_back_without_the_package_formulas(package):
+def test_measured_prompts_and_decodes_come_back_without_the_package_formulas(fake_package):
     model = silicon()
     assert model.attention_ns(tokens(128), tokens(0), NONE) == round(fake.prompt_ns(128))
     assert model.attention_ns(NONE, NONE, np.full(8, 128)) == round(fake.decode_ns(8, 128))
     assert model.attention_ns(NONE, NONE, NONE) == 0
 
 
-def test_attention_between_measured_head_counts_is_a_straight_line(package):
+def test_attention_between_measured_head_counts_is_a_straight_line(fake_package):
     six = MODEL.model_copy(update={"num_attention_heads": 6})
     assert silicon(model=six).attention_ns(tokens(128), tokens(0), NONE) == round(
         fake.prompt_ns(128, heads=6)
     )
 
 
-def test_the_cache_answers_without_importing_the_package(package, monkeypatch):
+def test_the_cache_answers_without_importing_the_package(fake_package, monkeypatch):
     with_package = silicon()
     remove(monkeypatch)
     cached = silicon()
@@ -126,26 +97,26 @@ def test_the_cache_answers_without_importing_the_package(package, monkeypatch):
     assert cached.attention_ns(*batch) == with_package.attention_ns(*batch)
 
 
-def test_a_table_is_made_once_for_each_shape(package, cache):
+def test_a_table_is_made_once_for_each_shape(fake_package, silicon_cache):
     silicon()
     silicon(model=MODEL.model_copy(update={"name": "same shape"}))
-    assert package.opened == ["h100_sxm"]
+    assert fake_package.opened == ["h100_sxm"]
     silicon(tp_size=2, model=MODEL.model_copy(update={"num_attention_heads": 8, "num_key_value_heads": 4}))
-    assert package.opened == ["h100_sxm"] * 2
-    assert len(list(cache.rglob("*.npz"))) == 2
-    assert not list(cache.rglob("*.tmp"))
+    assert fake_package.opened == ["h100_sxm"] * 2
+    assert len(list(silicon_cache.rglob("*.npz"))) == 2
+    assert not list(silicon_cache.rglob("*.tmp"))
 
 
-def test_a_newer_package_or_newer_code_does_not_read_old_tables(package, monkeypatch):
+def test_a_newer_package_or_newer_code_does_not_read_old_tables(fake_package, monkeypatch):
     silicon()
     monkeypatch.setattr(silicon_table, "installed_version", lambda: "10.0")
     assert silicon().name.endswith("aiconfigurator-core 10.0)")
     monkeypatch.setattr(silicon_table, "code_key", lambda: "other code")
     silicon()
-    assert package.opened == ["h100_sxm"] * 3
+    assert fake_package.opened == ["h100_sxm"] * 3
 
 
-def test_without_the_package_the_newest_cached_version_answers(package, monkeypatch):
+def test_without_the_package_the_newest_cached_version_answers(fake_package, monkeypatch):
     for version in ("9.9", "9.10"):
         monkeypatch.setattr(silicon_table, "installed_version", lambda version=version: version)
         silicon()
@@ -154,16 +125,16 @@ def test_without_the_package_the_newest_cached_version_answers(package, monkeypa
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a table"])
-def test_a_damaged_table_is_made_again(package, cache, content):
+def test_a_damaged_table_is_made_again(fake_package, silicon_cache, content):
     silicon()
-    (file,) = cache.rglob("*.npz")
+    (file,) = silicon_cache.rglob("*.npz")
     file.write_bytes(content)
     assert silicon().layer_ns("o_proj", tokens(16)) == round(fake.gemm_ns(16, 256, 256))
-    assert package.opened == ["h100_sxm"] * 2
+    assert fake_package.opened == ["h100_sxm"] * 2
 
 
-def test_a_cache_that_cannot_be_written_is_a_warning(package, cache, caplog):
-    cache.parent.write_text("a file where the folder should be")
+def test_a_cache_that_cannot_be_written_is_a_warning(fake_package, silicon_cache, caplog):
+    silicon_cache.parent.write_text("a file where the folder should be")
     assert silicon().layer_ns("o_proj", tokens(16)) == round(fake.gemm_ns(16, 256, 256))
     assert "silicon tables are not kept" in caplog.text
 
@@ -177,7 +148,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert silicon_table.cache_dir() == tmp_path / ".cache" / "llmservingsim" / "silicon"
 
 
-def test_without_package_and_cache_the_error_says_how_to_install(package, monkeypatch):
+def test_without_package_and_cache_the_error_says_how_to_install(fake_package, monkeypatch):
     remove(monkeypatch)
     with pytest.raises(InputError) as caught:
         silicon()
@@ -187,7 +158,7 @@ def test_without_package_and_cache_the_error_says_how_to_install(package, monkey
     assert open_latency_model(QUERY).name == "calibrated:H100"
 
 
-def test_auto_takes_silicon_before_descriptions_once_it_is_there(package, monkeypatch):
+def test_auto_takes_silicon_before_descriptions_once_it_is_there(fake_package, monkeypatch):
     assert open_latency_model(QUERY).name.startswith("silicon:H100/")
     remove(monkeypatch)
     assert open_latency_model(QUERY).name.startswith("silicon:H100/")
@@ -213,12 +184,12 @@ def test_auto_takes_silicon_before_descriptions_once_it_is_there(package, monkey
         ),
     ],
 )
-def test_what_was_not_measured_is_refused(package, changes, reason):
+def test_what_was_not_measured_is_refused(fake_package, changes, reason):
     with pytest.raises(InputError) as caught:
         silicon(**changes)
     assert reason in str(caught.value)
 
 
-def test_other_cards_name_those_there_are(package):
+def test_other_cards_name_those_there_are(fake_package):
     with pytest.raises(InputError, match=f"'TPU' is unknown; known hardware: {', '.join(sorted(SYSTEMS))}"):
         silicon(hardware="TPU")
