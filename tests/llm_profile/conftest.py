@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,14 @@ def fake_package(silicon_cache, monkeypatch) -> FakePackage:
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(silicon_table, "installed_version", lambda: VERSION)
     return installed
+
+
+@pytest.fixture
+def real_package(silicon_cache, monkeypatch) -> str:
+    """Version of the package of silicon rows, with an empty cache; skips where it is not installed."""
+    try:
+        version = metadata.version(silicon_table.PACKAGE)
+    except metadata.PackageNotFoundError:
+        pytest.skip("the extra silicon is not installed")
+    monkeypatch.setattr(silicon_table, "installed_version", lambda: version)
+    return version

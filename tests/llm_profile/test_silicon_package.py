@@ -3,12 +3,10 @@
 import subprocess
 import sys
 import time
-from importlib import metadata
 
 import pytest
 from synthetic_tables import tokens
 
-from llm_profile import silicon_table
 from llm_profile.latency import LatencyQuery, Source, open_latency_model
 from llm_profile.layers import LAYERS
 from llm_profile.silicon_systems import SYSTEMS
@@ -16,18 +14,8 @@ from llm_profile.silicon_systems import SYSTEMS
 NONE = tokens()
 
 
-@pytest.fixture
-def package(monkeypatch, tmp_path):
-    try:
-        version = metadata.version(silicon_table.PACKAGE)
-    except metadata.PackageNotFoundError:
-        pytest.skip("the extra silicon is not installed")
-    monkeypatch.setattr(silicon_table, "installed_version", lambda: version)
-    monkeypatch.setenv("LLMSERVINGSIM_CACHE", str(tmp_path))
-
-
 @pytest.mark.parametrize("hardware", list(SYSTEMS))
-def test_every_card_has_plausible_rows(package, llama, hardware):
+def test_every_card_has_plausible_rows(real_package, llama, hardware):
     query = LatencyQuery(hardware, llama, 1)
     start = time.perf_counter()
     made = open_latency_model(query, "silicon")
@@ -46,7 +34,7 @@ def test_every_card_has_plausible_rows(package, llama, hardware):
     assert 5_000 < short < 50_000 < long < 5_000_000
 
 
-def test_opening_from_the_cache_does_not_import_the_package(package, llama, tmp_path):
+def test_opening_from_the_cache_does_not_import_the_package(real_package, llama, tmp_path):
     open_latency_model(LatencyQuery("H100", llama, 1), "silicon")
     script = (
         "import sys; from llm_profile.latency import *; from llm_profile.model_config import load_model_config;"
