@@ -19,7 +19,7 @@ from llm_profile.hardware import Elementwise, Hardware, Memory, PeakTflops
 from llm_profile.layers import GEMM_LAYERS, LAYERS, heads_per_rank, kv_bytes_per_token, layer_shape
 from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
 from llm_profile.roofline import MLP_LAYERS, Floats, elementwise_ns
-from llm_profile.silicon_attention import SiliconAttention
+from llm_profile.silicon_attention import Geometry, SiliconAttention
 from llm_profile.silicon_rows import FUSED, matrices, read_package
 from llm_profile.silicon_systems import SYSTEMS, System
 from llm_profile.silicon_table import (
@@ -46,9 +46,12 @@ class SiliconLatencyModel:
         self.name = f"silicon:{key} ({table.data_version}, {PACKAGE} {table.package_version})"
         self._curves, self._sources = _gemm_curves(query, table)
         self._formulas = _elementwise(query, system, table.bandwidth_gbps)
-        floor_ns = kv_bytes_per_token(query.model, query.tp_size, query.kv_bits) / table.bandwidth_gbps
-        heads, _ = heads_per_rank(query.model, query.tp_size)
-        self._attention = SiliconAttention(table.prefill, table.decode, system, heads, floor_ns)
+        geometry = Geometry(
+            *heads_per_rank(query.model, query.tp_size),
+            kv_bytes_per_token(query.model, query.tp_size, query.kv_bits),
+            table.bandwidth_gbps,
+        )
+        self._attention = SiliconAttention(table.prefill, table.decode, system, geometry)
 
     def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Time of one dense layer for each of ``tokens``; layers of a fused kernel share its time by width."""

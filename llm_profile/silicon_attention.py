@@ -8,6 +8,8 @@ blocks; so does each decode of a mixed batch in a kernel that computes both.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,35 +19,44 @@ from llm_profile.silicon_systems import System
 
 BLOCK_NS = 4000.0
 """What a decode costs a thread block of a mixed FlashAttention 2 batch before its first key."""
-UNPACKED_READS = 2.5
-"""Times such a batch reads the K and V of a decode: query heads share a read only by chance (in the cache)."""
+CACHE_MISSES = 0.5
+"""How often a further query head of a K/V head, in another block of such a batch, reads the KV from memory."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Attention of one layer on one rank of a card."""
+
+    heads: int
+    kv_heads: int
+    kv_bytes: int
+    """Bytes of K and V of a token."""
+    bandwidth_gbps: float
 
 
 class SiliconAttention:
-    """Time of one layer's attention; ``floor_ns`` is the time to read a token's K and V once."""
+    """Time of one layer's attention."""
 
     def __init__(
         self,
         prefill: NDArray[np.float64],
         decode: NDArray[np.float64],
         system: System,
-        heads: int,
-        floor_ns: float,
+        geometry: Geometry,
     ) -> None:
         prompts = {int(n): float(ns) for n, ns in prefill}
-        points: Points = {}
-        for requests, kv, ns in decode:
-            points.setdefault(int(requests), {})[int(requests * kv)] = float(ns)
+        points = _read_from_memory(decode, system.cache_mb * 1e6 / geometry.kv_bytes)
         self._longest = max(prompts)
         self._pair_ns = prompts[self._longest] / (self._longest**2 / 2)
         self._prompt = Line(prompts, beyond=0.0)
         self._decode = DecodeCurves(points)
         self._launch_ns = min(*prompts.values(), self._decode.least_ns)
         self._tile = system.query_tile
-        self._waves_of_tile = heads / system.multiprocessors
+        self._waves_of_tile = geometry.heads / system.multiprocessors
         self._key_ns = self._pair_ns * system.query_tile / self._waves_of_tile
         self._varlen = system.varlen
-        self._floor_ns = floor_ns
+        self._floor_ns = geometry.kv_bytes / geometry.bandwidth_gbps
+        self._reads = 1 + CACHE_MISSES * (geometry.heads / geometry.kv_heads - 1)
 
     def ns(
         self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
@@ -91,9 +102,22 @@ class SiliconAttention:
     def _mixed_decode_work(self, kv: NDArray[np.int64]) -> float:
         total = int(kv.sum())
         walked = (total * self._key_ns + kv.size * BLOCK_NS) * self._waves_of_tile
-        return max(walked, total * self._floor_ns * UNPACKED_READS)
+        return max(walked, total * self._floor_ns * self._reads)
 
     def _decodes(self, kv: NDArray[np.int64]) -> float:
         total, longest = int(kv.sum()), int(kv.max())
         together = self._decode(kv.size, total)
         return max(together, self._decode(1, longest), total * self._floor_ns)
+
+
+def _read_from_memory(decode: NDArray[np.float64], cache_tokens: float) -> Points:
+    """Decode rows, without those whose KV came from the cache but would not in an engine.
+
+    Rows are measured by repeating one kernel, so that KV stays in the cache; in an engine all other layers pass
+    through it in between. What is left is a few tokens, where this does not matter, and more than fits.
+    """
+    points: Points = {}
+    for requests, kv, ns in decode:
+        if not cache_tokens / 16 < requests * kv < 2 * cache_tokens:
+            points.setdefault(int(requests), {})[int(requests * kv)] = float(ns)
+    return points

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from astra_sim.input_error import InputError
-from llm_profile.layers import LAYERS, kv_bytes_per_token
+from llm_profile.layers import LAYERS
 from llm_profile.model_config import load_model_config
 from llm_profile.protocol import LatencyQuery, Source
 from llm_profile.roofline import MLP_LAYERS
 from llm_profile.silicon import SiliconLatencyModel, open_silicon
-from llm_profile.silicon_systems import SYSTEMS
 from llm_profile.tables_v1 import LAYER_COLUMNS
 
 MAX_TOKENS = 4096
@@ -63,20 +62,9 @@ def _attention_lines(query: LatencyQuery, model: SiliconLatencyModel) -> Iterato
             yield f"{ns / 1e6:.6f},,{shape},1,{n},{context},True"
     for n in BATCHES:
         for kv in LENGTHS:
-            if model.source("attn", n * kv) != Source.EXTRAPOLATED and _read_from_memory(query, n * kv):
+            if model.source("attn", n * kv) != Source.EXTRAPOLATED:
                 ns = model.attention_ns(none, none, np.full(n, kv))
                 yield f",{ns / 1e6:.6f},{shape},{n},0,{n * kv},False"
-
-
-def _read_from_memory(query: LatencyQuery, total_kv: int) -> bool:
-    """Whether a decode shot tells how fast KV comes from memory, or is too short for that to matter.
-
-    Shots are repeated on the same KV: what fits in the cache came from there, which an engine never sees,
-    because the other layers pass through the cache between two uses of the same KV.
-    """
-    kv_bytes = total_kv * kv_bytes_per_token(query.model, query.tp_size, query.kv_bits)
-    cache_bytes = SYSTEMS[query.hardware].cache_mb * 1e6
-    return kv_bytes >= cache_bytes or kv_bytes <= cache_bytes / 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ MATRICES = ((512, 256), (256, 256), (1024, 256), (2048, 512))
 HEADS = (2, 4, 8)
 PROMPTS = (1, 64, 128, 1024)
 BATCHES = (1, 2, 8)
-LENGTHS = (2, 128, 1024)
+LENGTHS = (2, 128, 1024, 262144)
 
 MODEL = ModelConfig(
     name="four-heads",

@@ -5,22 +5,23 @@ import numpy as np
 import pytest
 from synthetic_tables import tokens
 
-from llm_profile.silicon_attention import BLOCK_NS, UNPACKED_READS, SiliconAttention
+from llm_profile.silicon_attention import BLOCK_NS, CACHE_MISSES, Geometry, SiliconAttention
 from llm_profile.silicon_systems import System
 
 NONE = tokens()
-HEADS, TILE, MULTIPROCESSORS = 4, 64, 8
+HEADS, TILE, MULTIPROCESSORS, KV_BYTES = 4, 64, 8, 512
 PAIR_NS = fake.prompt_ns(1024) / (1024**2 / 2)
 KEY_NS = PAIR_NS * TILE * MULTIPROCESSORS / HEADS
 """A card full of blocks computes TILE * MULTIPROCESSORS / HEADS pairs of each head while each walks one key."""
 LAUNCH_NS = fake.decode_ns(1, 2)
 
 
-def attention(varlen: bool = False, floor_ns: float = 0.0) -> SiliconAttention:
+def attention(varlen: bool = False, floor_ns: float = 1e-6, cache_tokens: int = 1) -> SiliconAttention:
     prefill = np.array([(n, fake.prompt_ns(n)) for n in fake.PROMPTS], dtype=float)
     decode = [(b, kv, fake.decode_ns(b, kv)) for b in fake.BATCHES for kv in fake.LENGTHS]
-    system = System("card", MULTIPROCESSORS, 1.0, TILE, varlen)
-    return SiliconAttention(prefill, np.array(decode, dtype=float), system, HEADS, floor_ns)
+    system = System("card", MULTIPROCESSORS, cache_tokens * KV_BYTES / 1e6, TILE, varlen)
+    geometry = Geometry(HEADS, HEADS // 2, KV_BYTES, KV_BYTES / floor_ns)
+    return SiliconAttention(prefill, np.array(decode, dtype=float), system, geometry)
 
 
 @pytest.mark.parametrize(("n", "waves"), [(1, 1), (64, 1), (128, 1), (129, 2), (1024, 8)])
@@ -68,7 +69,14 @@ def test_one_kernel_for_a_mixed_batch_walks_the_keys_of_each_decode():
     assert mixed == round(fake.prompt_ns(1024) + walked)
 
 
-def test_such_a_kernel_reads_kv_more_than_once():
+def test_in_such_a_kernel_two_query_heads_read_their_kv_one_and_a_half_times():
     floor_ns = 100.0
     mixed = attention(varlen=True, floor_ns=floor_ns).ns(tokens(1024), tokens(0), tokens(4096, 4096))
-    assert mixed == round(fake.prompt_ns(1024) + 8192 * floor_ns * UNPACKED_READS)
+    assert mixed == round(fake.prompt_ns(1024) + 8192 * floor_ns * (1 + CACHE_MISSES))
+
+
+def test_rows_whose_kv_came_from_the_cache_are_not_believed():
+    """Of 8 requests, 1024 tokens fit in the cache: what they take lies on the line through 16 and 8192."""
+    cached = attention(cache_tokens=2048).ns(NONE, NONE, np.full(8, 128))
+    few, many = fake.decode_ns(8, 2), fake.decode_ns(8, 1024)
+    assert cached == round(few + (many - few) * (1024 - 16) / (8192 - 16))
