@@ -144,7 +144,12 @@ def _materialise(query: LatencyQuery) -> SiliconTable:
         raise NoLatencyError(
             "", "latency source", f"{PACKAGE} is not installed; install it with ./compile.sh --with silicon"
         )
-    table = read_package(query, version)
+    try:
+        table = read_package(query, version)
+    except (ImportError, AttributeError, TypeError) as error:  # a version of another make
+        raise NoLatencyError(
+            "", "latency source", f"{PACKAGE} {version} cannot be read ({error}); ./compile.sh --with silicon"
+        ) from error
     try:
         save_table(query, table)
     except OSError as error:

@@ -21,7 +21,7 @@ from llm_profile.protocol import LatencyQuery, Source
 from llm_profile.silicon_systems import SYSTEMS
 
 PACKAGE = "aiconfigurator-core"
-CODE_FILES = ("silicon_table.py", "silicon_rows.py")
+CODE_FILES = ("silicon_table.py", "silicon_rows.py", "silicon_systems.py", "layers.py")
 """Files that decide what a table holds; a change of theirs makes old tables unreadable."""
 
 Floats = NDArray[np.float64]

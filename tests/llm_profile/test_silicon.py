@@ -193,3 +193,25 @@ def test_what_was_not_measured_is_refused(fake_package, changes, reason):
 def test_other_cards_name_those_there_are(fake_package):
     with pytest.raises(InputError, match=f"'TPU' is unknown; known hardware: {', '.join(sorted(SYSTEMS))}"):
         silicon(hardware="TPU")
+
+
+def test_a_package_that_cannot_be_read_says_how_to_get_the_right_one(fake_package, monkeypatch):
+    monkeypatch.delattr(sys.modules["aiconfigurator_core.sdk.perf_database"], "get_database")
+    with pytest.raises(
+        InputError, match=r"aiconfigurator-core 9.8.7 cannot be read .*compile.sh --with silicon"
+    ):
+        silicon()
+    assert open_latency_model(QUERY).name == "calibrated:H100"
+
+
+def test_experts_are_not_layers(fake_package):
+    experts = {
+        "model_type": "mixtral",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 512,
+    }
+    model = silicon(model=MODEL.model_copy(update=experts))
+    assert (model.layer_ns("q_proj", tokens(1)) > 0).all()
+    with pytest.raises(InputError, match="gate_proj: not a dense layer of this model"):
+        model.layer_ns("gate_proj", tokens(1))
