@@ -14,6 +14,7 @@ from llm_profile.bundle import known_bundles, open_bundle
 from llm_profile.layers import check_tp_size
 from llm_profile.protocol import LatencyModel, LatencyQuery, NoLatencyError, Source
 from llm_profile.roofline import known_descriptions, open_roofline
+from llm_profile.silicon import known_silicon, open_silicon
 from llm_profile.tables_v1 import known_tables, open_tables
 
 __all__ = [
@@ -41,6 +42,7 @@ SOURCES: Mapping[str, LatencySource] = MappingProxyType(
     {
         "tables": LatencySource(open_tables, known_tables),
         "bundle": LatencySource(open_bundle, known_bundles),
+        "silicon": LatencySource(open_silicon, known_silicon),
         "calibrated": LatencySource(open_roofline, known_descriptions),
     }
 )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
@@ -25,3 +27,12 @@ def _use_engine_module(file: str) -> None:
 
 if engine_module := os.environ.get("ENGINE_MODULE"):
     _use_engine_module(engine_module)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _without_silicon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Results do not depend on whether the extra ``silicon`` is installed, nor on the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llm_profile.silicon_table.installed_version", lambda: None)
+        patch.setenv("LLMSERVINGSIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

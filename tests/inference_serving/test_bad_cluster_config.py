@@ -13,6 +13,7 @@ from inference_serving.cli import main
 from inference_serving.policies import policy_names
 from llm_profile.hardware import known_hardware
 from llm_profile.model_config import known_models
+from llm_profile.silicon_systems import SYSTEMS
 
 DTYPES = "float32, fp32, float16, fp16, half, bfloat16, bf16, fp8, fp8_e4m3, fp8_e5m2"
 NOT_YET = "is not supported yet; remove the field or set it to its default"
@@ -288,9 +289,9 @@ def test_a_mixture_of_experts_is_refused(tmp_path, run):
 
 
 def test_unknown_hardware_names_the_known_cards(tmp_path, run):
-    file = broken(tmp_path, "instance", {"hardware": "B200"})
-    known = ", ".join(known_hardware())
-    assert run(file) == refused(file, f"{AT}.hardware: 'B200' is unknown; known hardware: {known}")
+    file = broken(tmp_path, "instance", {"hardware": "B2000"})
+    known = ", ".join(sorted({*known_hardware(), *SYSTEMS}))
+    assert run(file) == refused(file, f"{AT}.hardware: 'B2000' is unknown; known hardware: {known}")
 
 
 def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path, run):

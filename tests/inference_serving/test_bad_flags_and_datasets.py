@@ -329,6 +329,13 @@ def test_an_output_whose_name_is_too_long_is_refused(tmp_path, run):
     assert run("--output", file) == refused(f"{file}: --output: cannot be written: File name too long")
 
 
+def test_silicon_without_its_package_says_how_to_install_it(tmp_path, run):
+    assert run("--latency-source", "silicon") == refused(
+        f"{tmp_path / 'cluster.json'}: nodes[0].instances[0].hardware: no latencies of tiny on H100; silicon: "
+        "latency source: aiconfigurator-core is not installed; install it with ./compile.sh --with silicon"
+    )
+
+
 def test_tables_that_are_not_there_are_named(tmp_path, run):
     (tmp_path / "tables").mkdir()
     outcome = run("--profile-dir", tmp_path / "tables", "--latency-source", "tables")

@@ -1,13 +1,17 @@
 """Fixtures: models, synthetic tables, and reference tables where they exist."""
 
 import os
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from fake_aiconfigurator import VERSION, FakePackage
 from synthetic_bundles import write_bundle
 from synthetic_tables import write_attention, write_layers
 
+from llm_profile import silicon_table
 from llm_profile.model_config import ModelConfig, load_model_config
 
 REFERENCE_DIR = Path(os.environ.get("REFERENCE_DIR", Path(__file__).parents[3] / "shared" / "reference"))
@@ -51,3 +55,31 @@ def reference_bundles() -> Path:
     if not folder.is_dir():
         pytest.skip("reference bundles are not here (REFERENCE_DIR)")
     return folder
+
+
+@pytest.fixture
+def silicon_cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of silicon tables."""
+    monkeypatch.setenv("LLMSERVINGSIM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "silicon"
+
+
+@pytest.fixture
+def fake_package(silicon_cache, monkeypatch) -> FakePackage:
+    """Install the stand-in for the package of silicon rows, with an empty cache."""
+    installed = FakePackage()
+    for name, module in installed.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(silicon_table, "installed_version", lambda: VERSION)
+    return installed
+
+
+@pytest.fixture
+def real_package(silicon_cache, monkeypatch) -> str:
+    """Version of the package of silicon rows, with an empty cache; skips where it is not installed."""
+    try:
+        version = metadata.version(silicon_table.PACKAGE)
+    except metadata.PackageNotFoundError:
+        pytest.skip("the extra silicon is not installed")
+    monkeypatch.setattr(silicon_table, "installed_version", lambda: version)
+    return version

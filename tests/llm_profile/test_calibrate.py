@@ -67,7 +67,7 @@ def test_check_prints_a_table(own_tables, capsys):
 def test_bad_arguments_are_one_line(tmp_path, capsys):
     assert main(["--profiles", str(tmp_path), "--hardware", "NONE"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: --hardware: 'NONE' has no description; described: A6000, "
+        "error: --hardware: 'NONE' has no description; described: A100, A6000, "
     )
     assert main(["--profiles", str(tmp_path), "--hardware", "A6000"]) == 2
     assert (

@@ -6,6 +6,7 @@ from astra_sim.input_error import InputError
 from llm_profile.hardware import known_hardware
 from llm_profile.latency import SOURCES, LatencyModel, LatencyQuery, open_latency_model
 from llm_profile.layers import LAYERS
+from llm_profile.silicon_systems import SYSTEMS
 
 
 def test_tables_go_before_descriptions(llama, tables):
@@ -23,7 +24,7 @@ def test_tables_are_found_in_the_current_directory(llama, tables, tmp_path, monk
     assert open_latency_model(LatencyQuery("CARD", llama, 1)).name.startswith("tables:CARD/")
 
 
-@pytest.mark.parametrize("source", list(SOURCES))
+@pytest.mark.parametrize("source", [name for name in SOURCES if name != "silicon"])
 def test_every_source_answers_the_protocol(llama, tables, source):
     folder = tables("A6000")
     write_bundle(folder / "A6000" / llama.name / "bf16" / "tp1")
@@ -41,7 +42,7 @@ def test_unknown_hardware_names_the_known(llama, tables):
     query = LatencyQuery("H300", llama, 1, profile_dir=tables())
     with pytest.raises(InputError) as caught:
         open_latency_model(query)
-    known = ", ".join(sorted(["CARD", *known_hardware()]))
+    known = ", ".join(sorted({"CARD", *SYSTEMS, *known_hardware()}))
     assert str(caught.value) == f"hardware: 'H300' is unknown; known hardware: {known}"
 
 
@@ -55,12 +56,15 @@ def test_a_card_without_this_model_says_what_there_is(llama, tables):
         f"found: CARD/meta-llama/Llama-3.1-8B/tp1 (in {folder}); "
         "bundle: hardware: no bundle CARD/meta-llama/Llama-3.1-8B/{variant}/tp2/dense.csv of 16 bits; "
         f"found: no bundles (in {folder}); "
+        f"silicon: hardware: aiconfigurator-core has no rows of CARD; it has {', '.join(SYSTEMS)}; "
         f"calibrated: hardware: no description CARD.yaml; described: {', '.join(known_hardware())}"
     )
 
 
 def test_unknown_source_and_folder_are_refused(llama, tmp_path):
-    with pytest.raises(InputError, match="'magic' is unknown; use one of auto, tables, bundle, calibrated"):
+    with pytest.raises(
+        InputError, match="'magic' is unknown; use one of auto, tables, bundle, silicon, calibrated"
+    ):
         open_latency_model(LatencyQuery("A6000", llama, 1), "magic")
     with pytest.raises(InputError, match="nowhere: no such folder of tables"):
         open_latency_model(LatencyQuery("A6000", llama, 1, profile_dir=tmp_path / "nowhere"))
