@@ -115,6 +115,7 @@ class AttentionRoofline:
         self._decode = decode
         self._heads = heads
         self._multiprocessors = card.multiprocessors
+        self._shared_kernel = card.shared_attention_kernel
         self._key_ns = 4 * prefill.tile_rows * head_dim * card.multiprocessors / (peak * prefill.efficiency)
         self._decode_stream_ns = head_bytes / decode.stream_gbps
         self._request_ns = decode.head_ns * heads
@@ -141,7 +142,10 @@ class AttentionRoofline:
     def ns(
         self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
     ) -> int:
-        """Time of a batch: every prefill alone, all decodes together, the larger fixed cost once."""
+        """Time of a batch: every prefill alone, all decodes together, the larger fixed cost once.
+
+        Beside a prefill, decodes run in its kernel where that is slower (``walk_ns``).
+        """
         fixed = total = 0.0
         if prefill_q.size:
             fixed = self._prefill.fixed_ns
@@ -151,9 +155,20 @@ class AttentionRoofline:
             fixed = max(fixed, self._decode.fixed_ns)
             block = self._decode.block_tokens
             block_kv = int(((decode_kv + (block - 1)) // block).sum()) * block
-            decode = self.decode_ns(float(decode_kv.size), block_kv, int(decode_kv.max()))
+            longest_kv = int(decode_kv.max())
+            decode = self.decode_ns(float(decode_kv.size), block_kv, longest_kv)
+            if prefill_q.size and self._shared_kernel:
+                decode = max(decode, self.walk_ns(block_kv, longest_kv))
             total += max(decode, block_kv * self._floor_ns)
         return round(fixed + total)
+
+    def walk_ns(self, block_kv: int, longest_kv: int) -> float:
+        """Time of decodes that share a kernel with a prefill: a tile each, as if they were chunks of one token.
+
+        Such a kernel does not split the keys of a request over multiprocessors, as one for decodes alone does:
+        its tiles (one a request and head) share the multiprocessors, and none is faster than its own keys.
+        """
+        return self._key_ns * max(float(longest_kv), block_kv * self._heads / self._multiprocessors)
 
 
 class RooflineLatencyModel:
