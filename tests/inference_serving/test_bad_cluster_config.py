@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import outcomes
 import pytest
 from clusters import TINY_MODEL, cluster_file, instance
+from outcomes import Outcome
 
 from inference_serving.cli import main
 from inference_serving.policies import policy_names
@@ -20,15 +22,6 @@ NOT_YET = "is not supported yet; remove the field or set it to its default"
 AT = "nodes[0].instances[0]"
 TOO_BIG = "input should be less than or equal to 1000000000000"
 ABSENT = object()
-
-
-class Outcome(NamedTuple):
-    """All that a run of the command leaves behind."""
-
-    code: int
-    stderr: str
-    stdout: str
-    new_files: list[str]
 
 
 @pytest.fixture
@@ -50,7 +43,7 @@ def run(tmp_path, capsys):
 
 def refused(file: Path, message: str) -> Outcome:
     """What the command must leave behind when a file is wrong."""
-    return Outcome(2, f"error: {file}: {message}\n", "", [])
+    return outcomes.refused(f"{file}: {message}")
 
 
 def broken(folder: Path, section: str, changes: dict[str, Any], npus: int = 1) -> Path:

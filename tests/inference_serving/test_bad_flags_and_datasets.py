@@ -6,25 +6,17 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from clusters import cluster_file, instance
+from outcomes import Outcome, refused
 
 from inference_serving.cli import main
 from inference_serving.router import router_names
 
 DTYPES = "float32, fp32, float16, fp16, half, bfloat16, bf16, fp8, fp8_e4m3, fp8_e5m2"
 GOOD = {"input_toks": 10, "output_toks": 3, "arrival_time_ns": 0}
-
-
-class Outcome(NamedTuple):
-    """All that a run of the command leaves behind."""
-
-    code: int
-    stderr: str
-    stdout: str
-    new_files: list[str]
 
 
 @pytest.fixture
@@ -47,11 +39,6 @@ def run(tmp_path, capsys):
         return Outcome(code, captured.err, captured.out, new)
 
     return run_with
-
-
-def refused(message: str) -> Outcome:
-    """What the command must leave behind when something is wrong."""
-    return Outcome(2, f"error: {message}\n", "", [])
 
 
 def write(folder: Path, *lines: str | dict[str, Any]) -> Path:
