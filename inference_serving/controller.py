@@ -10,6 +10,7 @@ from astra_sim.stall_doctor import diagnosis
 from inference_serving.cluster import Cluster
 from inference_serving.engine_inputs import memory_configs, network_config, packet_links, system_config
 from inference_serving.external_engine import ExternalController
+from inference_serving.graph_fusion import FusedGraphs
 from inference_serving.graph_generator import build_graphs
 from inference_serving.settings import SimulationConfig
 from inference_serving.trace_generator import Trace
@@ -56,7 +57,7 @@ class EngineController:
             memory_configs(cluster),
             EngineOptions(network_backend, ns3=ns3),
         )
-        self._templates: dict[TraceShape, Template] = {}
+        self._templates: dict[TraceShape, tuple[Template, FusedGraphs]] = {}
 
     @property
     def now_ns(self) -> int:
@@ -70,10 +71,13 @@ class EngineController:
 
     def submit(self, trace: Trace, at_ns: int) -> int:
         """Start an iteration at ``at_ns``; returns its ticket."""
-        template = self._templates.get(trace.shape)
-        if template is None:
-            template = self._templates[trace.shape] = self._engine.compile(build_graphs(trace.shape))
-        return self._engine.submit(template, trace.shape.npus, trace.durations_ns, trace.sizes, at_ns)
+        shape = trace.shape
+        if shape not in self._templates:
+            fused = FusedGraphs(build_graphs(shape), len(trace.durations_ns))
+            self._templates[shape] = self._engine.compile(fused.graphs), fused
+        template, fused = self._templates[shape]
+        durations_ns = fused.durations_ns(trace.durations_ns)
+        return self._engine.submit(template, shape.npus, durations_ns, trace.sizes, at_ns)
 
     def advance(self, until_ns: int | None) -> list[Completion]:
         """Run to the next completion, or to ``until_ns`` if nothing completes before."""

@@ -55,7 +55,9 @@ class ProvenanceTally:
     def count(self, batch: Batch, attention_ns: int) -> None:
         """Note one iteration; ``attention_ns`` is the time of one block's attention."""
         self._iterations_of[batch.total_tokens, batch.sequences] += 1
-        kv_tokens = batch.total_tokens + int(batch.context[batch.grants > 0].sum())
+        every_row = batch.sequences == len(batch.grants)
+        context = batch.context if every_row else batch.context[batch.grants > 0]
+        kv_tokens = batch.total_tokens + int(np.add.reduce(context))
         self._attention_ns[self._latency.source(_ATTENTION, kv_tokens)] += attention_ns * self._blocks
 
     def time_ns(self, times: LayerTimes) -> Mapping[Source, int]:

@@ -36,9 +36,10 @@ class Distribution:
         """Summarise values in ns."""
         if len(values) == 0:
             return Distribution(0.0, 0.0, 0.0, 0)
-        data = np.asarray(values, dtype=np.float64)
-        median, p99 = np.percentile(data, (50, 99))
-        return Distribution(float(data.mean()), float(median), float(p99), data.size)
+        data = np.array(values, dtype=np.float64)
+        mean = float(data.mean())
+        median, p99 = np.percentile(data, (50, 99), overwrite_input=True)
+        return Distribution(mean, float(median), float(p99), data.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def request_metrics(request: Request) -> RequestMetrics:
         queuing_delay_ns=request.first_scheduled_ns - request.arrival_ns,
         ttft_ns=ttft_ns,
         tpot_ns=(latency_ns - ttft_ns) // after_first,
-        itl_ns=np.diff(times_ns),
+        itl_ns=times_ns[1:] - times_ns[:-1],
     )
 
 

@@ -133,32 +133,26 @@ def _shares(time_ns: Mapping[Source, int]) -> dict[Source, float]:
 
 def csv_text(result: RunResult) -> str:
     """The published per-request CSV (ns; ITL a quoted list), with this project's columns after it."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(PUBLISHED_COLUMNS + OWN_COLUMNS)
+    lines = [_csv_line(PUBLISHED_COLUMNS + OWN_COLUMNS)]
+    names = {instance_id: _csv_line((name,))[:-1] for instance_id, name in result.model_of_instance.items()}
     for one in result.metrics:
         request = one.request
-        writer.writerow(
-            (
-                request.instance_id,
-                request.request_id,
-                result.model_of_instance[request.instance_id],
-                request.prompt_tokens,
-                request.total_tokens,
-                request.arrival_ns,
-                request.end_ns,
-                one.latency_ns,
-                one.queuing_delay_ns,
-                one.ttft_ns,
-                one.tpot_ns,
-                one.itl_ns.tolist(),
-                request.prefill_instance_id if request.prefill_instance_id >= 0 else request.instance_id,
-                request.instance_id,
-                request.preemptions,
-                request.priority,
-            )
+        itl = one.itl_ns.tolist()  # most of the text, which the csv module would look at letter by letter
+        quote = '"' if len(itl) > 1 else ""
+        before = request.prefill_instance_id if request.prefill_instance_id >= 0 else request.instance_id
+        lines.append(
+            f"{request.instance_id},{request.request_id},{names[request.instance_id]},"
+            f"{request.prompt_tokens},{request.total_tokens},{request.arrival_ns},{request.end_ns},"
+            f"{one.latency_ns},{one.queuing_delay_ns},{one.ttft_ns},{one.tpot_ns},{quote}{itl}{quote},"
+            f"{before},{request.instance_id},{request.preemptions},{request.priority}\n"
         )
-    return table.getvalue()
+    return "".join(lines)
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
 
 
 def summary_json(summary: RunSummary) -> str:

@@ -89,13 +89,15 @@ class Batch:
 
     def prefill_chunks(self) -> tuple[Int64Array, Int64Array]:
         """Chunk lengths and the tokens already cached before them, of the rows that run a chunk."""
-        chunks = self.grants > 1
-        if not chunks.any():
+        if self.total_tokens == self.sequences:  # one token each
             return _NONE, _NONE
+        chunks = self.grants > 1
         return self.grants[chunks], self.context[chunks]
 
     def decode_kv(self) -> Int64Array:
         """KV length, new token included, of each row that runs a single token."""
+        if self.total_tokens == self.sequences == len(self.grants):
+            return self.context + 1
         kv: Int64Array = self.context[self.grants == 1] + 1
         return kv
 

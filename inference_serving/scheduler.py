@@ -90,7 +90,8 @@ class Scheduler:
                 request.first_scheduled_ns = now_ns
         table = self._table
         grants, context = table.grant.copy(), table.computed.copy()
-        prompt_tokens = int(grants[context < table.prompt].sum())
+        in_prompt = context < table.prompt
+        prompt_tokens = int(grants.dot(in_prompt)) if np.count_nonzero(in_prompt) else 0
         return Batch(grants, context, total, prompt_tokens, int(np.count_nonzero(grants)))
 
     def _plan(self) -> int:
@@ -99,8 +100,8 @@ class Scheduler:
         self._table.grant[:] = 0
         budget, preempted_before = self.settings.token_budget, self.preemptions
         prefill_first = self.settings.prioritize_prefill
-        in_prompt = self._table.computed < self._table.prompt
-        budget = self._grant(in_prompt if prefill_first else None, budget)
+        in_prompt = self._table.computed < self._table.prompt if prefill_first else None
+        budget = self._grant(in_prompt, budget)
         if self.preemptions == preempted_before:
             # who has just been preempted must not come back ahead of those it made room for
             budget = self._admit(budget)
@@ -146,15 +147,20 @@ class Scheduler:
         need = self._capped(table.target - table.computed)
         if among is not None:
             need *= among
-        total, wanted = int(need.sum()), need > 0
+        total, wanted = int(np.add.reduce(need)), need
         if total > budget:
             before = np.cumsum(need) - need
             need = np.clip(budget - before, 0, need)
             total = budget
-        blocks = -(-(table.computed + need) // self.kv_cache.block_size)
-        extra = np.maximum(blocks - table.blocks, 0)
-        extra[need == 0] = 0
-        extra_total = int(extra.sum())
+        block_size = self.kv_cache.block_size
+        extra: Int64Array | NDArray[np.bool_]
+        if total == len(table) and among is None and budget > total:  # one token for every row
+            extra = table.computed == table.blocks * block_size
+            extra_total = int(np.count_nonzero(extra))
+        else:
+            blocks = (table.computed + (need + (block_size - 1))) // block_size
+            extra = np.maximum(blocks - table.blocks, 0)  # a row without need holds enough
+            extra_total = int(np.add.reduce(extra))
         if extra_total > self.kv_cache.free_blocks:
             return self._grant_with_preemption(
                 [table.requests[row] for row in np.flatnonzero(wanted)], budget
@@ -219,6 +225,8 @@ class Scheduler:
         Only a request whose KV is already here (it came from a prefill instance) may pass one that does
         not fit, because the blocks it holds would otherwise never be freed.
         """
+        if not self.waiting:
+            return budget
         index, only_holders = 0, False
         limit = self.settings.max_num_seqs or len(self._table) + len(self.waiting)
         while index < len(self.waiting) and budget > 0 and len(self._table) < limit:
@@ -257,8 +265,7 @@ class Scheduler:
         request.blocks += extra
         request.state = RequestState.RUNNING
         self._admitted.append(request)
-        self._table.append(request)
-        self._table.grant[-1] = tokens
+        self._table.append(request, tokens)
 
     def _drop_last_holder(self) -> None:
         """Waiting requests may hold the blocks without which nothing can run: the last gives its KV up."""

@@ -69,6 +69,8 @@ class Simulation:
         self._observers = observers
         self._arrivals = [_request(spec) for spec in workload]
         self._next_arrival = 0
+        self._next_arrival_ns: int | None = None
+        self._find_next_arrival()
         self._running: dict[int, Instance] = {}
         self._ready: dict[int, Instance] = {}
         self._stop = False
@@ -98,23 +100,23 @@ class Simulation:
         while len(self.finished) < len(self._arrivals) and not self._stop:
             while self._ready:  # starting an instance may wake others
                 self._start_iteration(self._ready.pop(next(iter(self._ready))))
-            completions = self.controller.advance(self._next_arrival_ns())
+            completions = self.controller.advance(self._next_arrival_ns)
             for completion in completions:
                 self._complete(completion)
             if not self._admit_arrivals() and not completions:
                 raise SimulationStallError(self._stall_message())
 
-    def _next_arrival_ns(self) -> int | None:
-        if self._next_arrival == len(self._arrivals):
-            return None
-        return self._arrivals[self._next_arrival].arrival_ns
+    def _find_next_arrival(self) -> None:
+        left = self._next_arrival < len(self._arrivals)
+        self._next_arrival_ns = self._arrivals[self._next_arrival].arrival_ns if left else None
 
     def _admit_arrivals(self) -> int:
         """Route the requests that have arrived by now; returns how many."""
         first, now_ns = self._next_arrival, self.controller.now_ns
-        while (arrival_ns := self._next_arrival_ns()) is not None and arrival_ns <= now_ns:
+        while self._next_arrival_ns is not None and self._next_arrival_ns <= now_ns:
             self._route(self._arrivals[self._next_arrival])
             self._next_arrival += 1
+            self._find_next_arrival()
         return self._next_arrival - first
 
     def _route(self, request: Request) -> None:

@@ -123,6 +123,7 @@ class TraceGenerator:
         self._layer_times = LayerTimes(latency)
         self._provenance = ProvenanceTally(latency, instance.model.num_hidden_layers)
         self._shapes: dict[tuple[int, ...], TraceShape] = {}
+        self._hidden_bytes = instance.model.hidden_size * instance.precision.weight_bits // 8
 
     def synthesize_trace(
         self, batch: Batch, kv_tokens: Mapping[int, int], decode_instances: Mapping[int, InstanceSpec]
@@ -146,16 +147,16 @@ class TraceGenerator:
         return self._provenance.time_ns(self._layer_times)
 
     def _sizes(self, shape: TraceShape, batch: Batch, kv_tokens: Mapping[int, int]) -> Int64Array:
-        instance = self._instance
         sizes = np.zeros(shape.size_slots, dtype=np.int64)
         sizes[TOKEN_IDS_SLOT] = batch.total_tokens * TOKEN_ID_BYTES
         sizes[SAMPLED_IDS_SLOT] = batch.sequences * TOKEN_ID_BYTES
-        hidden_bytes = instance.model.hidden_size * instance.precision.weight_bits // 8
-        sizes[ALL_REDUCE_SLOT] = batch.total_tokens * hidden_bytes
+        sizes[ALL_REDUCE_SLOT] = batch.total_tokens * self._hidden_bytes
         for target in shape.targets:
             tokens = kv_tokens[target.instance.instance_id]
             for slot, transfer in enumerate(target.transfers, start=target.first_slot):
-                sizes[slot] = transfer.bytes_for(tokens, instance.model, instance.precision.kv_bits)
+                sizes[slot] = transfer.bytes_for(
+                    tokens, self._instance.model, self._instance.precision.kv_bits
+                )
         return sizes
 
     def _shape(self, targets: tuple[int, ...], decode_instances: Mapping[int, InstanceSpec]) -> TraceShape:

@@ -7,6 +7,7 @@ engine compiled from it, stay. A row names *slots*: positions in the trace's ``d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from inference_serving.cluster import InstanceSpec
 from inference_serving.kv_transfer import HeadTransfer, head_transfers
@@ -50,12 +51,12 @@ class TraceShape:
     rows: tuple[RowShape, ...]
     targets: tuple[KvTarget, ...]
 
-    @property
+    @cached_property
     def npus(self) -> tuple[int, ...]:
         """NPUs of the instance, then those of each target."""
         return self.instance.npus + tuple(npu for target in self.targets for npu in target.instance.npus)
 
-    @property
+    @cached_property
     def size_slots(self) -> int:
         """Length of the trace's ``sizes``."""
         return FIRST_KV_SLOT + sum(len(target.transfers) for target in self.targets)

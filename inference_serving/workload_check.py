@@ -41,7 +41,8 @@ def _fit_context(file: Path, request: RequestSpec, context: int) -> RequestSpec:
             f"request {request.request_id}: input_toks",
             f"{request.input_tokens}: the prompt must be shorter than the model's context of {context} tokens",
         )
-    return replace(request, output_tokens=min(request.output_tokens, context - request.input_tokens))
+    room = context - request.input_tokens
+    return replace(request, output_tokens=room) if request.output_tokens > room else request
 
 
 def _check_instance(file: Path, workload: Sequence[RequestSpec], spec: InstanceSpec) -> None:
