@@ -233,6 +233,12 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise InputError("", f"--{flag}", f"{value}: must be at most {_MOST}")
     if not 1e-9 <= args.log_interval <= 1e9:
         raise InputError("", "--log-interval", f"{args.log_interval:g}: must be between 1e-9 and 1e9 seconds")
+    if args.engine_binary is not None and args.network_backend != "analytical":
+        raise InputError(
+            "",
+            "--network-backend",
+            f"{args.network_backend}: --engine-binary brings its own network; drop one of the two",
+        )
     if not 0 < args.npu_memory_utilization <= 1:
         raise InputError(
             "", "--npu-memory-utilization", f"{args.npu_memory_utilization:g}: must be in (0, 1], such as 0.9"

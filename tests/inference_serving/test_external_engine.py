@@ -83,3 +83,11 @@ def test_the_command_line_takes_the_executable(tmp_path, capsys):
     argv += ["--dataset", str(tmp_path / "load.jsonl"), "--engine-binary", str(executable(tmp_path, FAKE))]
     assert cli.main(argv) == 0
     assert "Total clocks (ns):                                    2000" in capsys.readouterr().out
+
+
+def test_an_executable_brings_its_own_network(tmp_path, capsys):
+    argv = ["--dataset", "x.jsonl", "--engine-binary", "x", "--network-backend", "analytical-aware"]
+    assert cli.main(argv) == 2
+    assert capsys.readouterr().err == (
+        "error: --network-backend: analytical-aware: --engine-binary brings its own network; drop one of the two\n"
+    )
