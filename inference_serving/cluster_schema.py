@@ -83,6 +83,7 @@ class InstanceSection(_Section):
     reserve_full_isl: bool | None = None
     prioritize_prefill: bool | None = None
     scheduling_policy: str | None = None
+    policy_args: str | None = None
     block_size: PositiveCount | None = None
     dtype: str | None = None
     kv_cache_dtype: str | None = None

@@ -10,7 +10,8 @@ from inference_serving.cluster import Cluster, InstanceSpec, NodeSpec, Role
 from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
 from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
 from inference_serving.network_builder import build_network
-from inference_serving.policies import policy_names
+from inference_serving.policies import check_policy, is_policy, policy_names
+from inference_serving.policies.options import parse_pairs
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from llm_profile.layers import check_tp_size
@@ -114,11 +115,25 @@ class _Builder:
                 f"{settings.long_prefill_token_threshold}: needs chunked prefill; set it (here, or by "
                 "--long-prefill-token-threshold) to 0, or enable chunked prefill",
             )
-        if settings.scheduling_policy not in policy_names():
+        return self._with_policy(path, section, settings)
+
+    def _with_policy(
+        self, path: str, section: InstanceSection, settings: SchedulerSettings
+    ) -> SchedulerSettings:
+        """Settings with the options of the instance's policy; those of the flags are the flags' policy's."""
+        try:
+            if section.policy_args is not None or section.scheduling_policy is not None:
+                pairs = parse_pairs(section.policy_args or "")
+                settings = replace(settings, policy_args=tuple(pairs.items()))
+            check_policy(settings.scheduling_policy, dict(settings.policy_args))
+        except ValueError as error:
+            field = "policy_args" if is_policy(settings.scheduling_policy) else "scheduling_policy"
+            raise InputError(self._file, f"{path}.{field}", str(error)) from None
+        if settings.scheduling_policy not in policy_names() and not settings.enable_chunked_prefill:
             raise InputError(
                 self._file,
-                f"{path}.scheduling_policy",
-                f"{settings.scheduling_policy!r} is unknown; use one of {', '.join(policy_names())}",
+                f"{path}.enable_chunked_prefill",
+                f"false: {settings.scheduling_policy} works in chunks; set it to true",
             )
         return settings
 

@@ -28,13 +28,20 @@ class KvMover:
         """
         if request.output_tokens == 1 or request.reserved_blocks:
             return True
+        if not self.would_admit(request):
+            return False
+        decode = self._instances[request.decode_instance_id]
+        request.reserved_blocks = decode.kv_cache.blocks_for(request.prompt_tokens)
+        decode.kv_cache.take(request.reserved_blocks)
+        return True
+
+    def would_admit(self, request: Request) -> bool:
+        """Whether :meth:`may_admit` would say yes now; reserves nothing."""
+        if request.output_tokens == 1 or request.reserved_blocks:
+            return True
         decode = self._instances[request.decode_instance_id]
         blocks = decode.kv_cache.blocks_for(request.prompt_tokens)
-        if decode.scheduler.starved or blocks > decode.kv_cache.free_blocks:
-            return False
-        decode.kv_cache.take(blocks)
-        request.reserved_blocks = blocks
-        return True
+        return not decode.scheduler.starved and blocks <= decode.kv_cache.free_blocks
 
     def tokens_to_send(self, instance: Instance, batch: Batch) -> dict[int, list[tuple[Request, int]]]:
         """Requests of a prefill batch with the tokens whose KV this iteration sends, by decode instance.

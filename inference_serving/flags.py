@@ -11,7 +11,8 @@ from astra_sim.et import Dialect
 from astra_sim.input_error import InputError
 from astra_sim.ns3_flags import add_packet_flags, packet_options
 from inference_serving.logger import LEVELS
-from inference_serving.policies import policy_names
+from inference_serving.policies import check_policy, is_policy, policy_names, prefill_policy_names
+from inference_serving.policies.options import parse_pairs
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.router import router_names
 from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
@@ -81,7 +82,18 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
         "--max-num-batched-tokens", type=int, default=2048, help="tokens per iteration, 0 = no limit"
     )
     group.add_argument("--block-size", type=int, default=16, help="tokens per KV block")
-    group.add_argument("--scheduling-policy", choices=policy_names(), default="fcfs", help="who goes first")
+    group.add_argument(
+        "--scheduling-policy",
+        metavar="NAME",
+        default="fcfs",
+        help=f"who goes first: {', '.join([*policy_names(), *prefill_policy_names()])}, or module:Class",
+    )
+    group.add_argument(
+        "--policy-args",
+        metavar="K=V,...",
+        default="",
+        help="options of the scheduling policy, see docs/hol.md",
+    )
     group.add_argument(
         "--prioritize-prefill", action="store_true", help="prefill gets the token budget before decode"
     )
@@ -178,6 +190,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
             reserve_full_isl=args.reserve_full_isl,
             prioritize_prefill=args.prioritize_prefill,
             scheduling_policy=args.scheduling_policy,
+            policy_args=_policy_args(args),
             skip_prefill=args.gen,
         ),
         weight_bits=weight_bits,
@@ -256,6 +269,25 @@ def _bits(args: argparse.Namespace) -> tuple[int, int | None]:
     except ValueError as error:
         raise InputError("", flag, str(error)) from None
     return weight_bits, None if args.kv_cache_dtype == "auto" else kv_bits
+
+
+def _policy_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    try:
+        pairs = parse_pairs(args.policy_args)
+    except ValueError as error:
+        raise InputError("", "--policy-args", str(error)) from None
+    try:
+        check_policy(args.scheduling_policy, pairs)
+    except ValueError as error:
+        flag = "--policy-args" if pairs and is_policy(args.scheduling_policy) else "--scheduling-policy"
+        raise InputError("", flag, str(error)) from None
+    if args.scheduling_policy not in policy_names() and not args.enable_chunked_prefill:
+        raise InputError(
+            "",
+            "--no-enable-chunked-prefill",
+            f"{args.scheduling_policy} works in chunks; drop this flag or use one of {', '.join(policy_names())}",
+        )
+    return tuple(pairs.items())
 
 
 def _step_overhead_ns(text: str) -> int | None:

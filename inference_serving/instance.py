@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from inference_serving.cluster import InstanceSpec, Role
+from inference_serving.hol_scheduler import HolScheduler
 from inference_serving.kv_cache import KvCache
+from inference_serving.policies import make_prefill_policy, policy_names
+from inference_serving.policies.prefill import CostModel
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import Scheduler
 from inference_serving.trace_generator import TraceGenerator
@@ -21,6 +24,36 @@ class InFlight:
     ticket: int
 
 
+class Admission(Protocol):
+    """Whether a request may start at a prefill instance, as far as its decode instance is concerned."""
+
+    def may_admit(self, request: Request) -> bool:
+        """Reserve what the request needs, once; False if there is no room now."""
+        ...
+
+    def would_admit(self, request: Request) -> bool:
+        """Whether :meth:`may_admit` would say yes now."""
+        ...
+
+
+def make_scheduler(
+    spec: InstanceSpec, kv_cache: KvCache, costs: CostModel, admission: Admission | None
+) -> Scheduler:
+    """The scheduler that an instance's settings ask for; a decode instance has no prefills to order."""
+    settings, hands_over = spec.scheduler, spec.role is Role.PREFILL
+    may_admit = None if admission is None else admission.may_admit
+    if settings.scheduling_policy in policy_names():
+        return Scheduler(settings, kv_cache, hands_over=hands_over, may_admit=may_admit)
+    if spec.role is Role.DECODE:
+        return Scheduler(replace(settings, scheduling_policy="fcfs"), kv_cache)
+    args = dict(settings.policy_args)
+    policy = make_prefill_policy(settings.scheduling_policy, args, costs, settings.longest_chunk)
+    would_admit = None if admission is None else admission.would_admit
+    return HolScheduler(
+        settings, kv_cache, policy, hands_over=hands_over, may_admit=may_admit, would_admit=would_admit
+    )
+
+
 class Instance:
     """A serving instance; the event loop tells it when to start and when an iteration has ended."""
 
@@ -28,18 +61,14 @@ class Instance:
         self,
         spec: InstanceSpec,
         latency: LatencyModel,
-        may_admit: Callable[[Request], bool] | None = None,
+        costs: CostModel,
+        admission: Admission | None = None,
     ) -> None:
         self.spec = spec
         self.instance_id = spec.instance_id
         self.latency = latency
         self.kv_cache = KvCache(spec.memory.kv_blocks, spec.scheduler.block_size)
-        self.scheduler = Scheduler(
-            spec.scheduler,
-            self.kv_cache,
-            hands_over=spec.role is Role.PREFILL,
-            may_admit=may_admit,
-        )
+        self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
         self.traces = TraceGenerator(spec, latency)
         self.in_flight: InFlight | None = None
         self.iterations = 0

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from inference_serving.policies.prefill import PrefillJob
 
 Int64Array = NDArray[np.int64]
 
@@ -51,6 +55,8 @@ class Request:
     reserved_blocks: int = 0
     kv_sent_tokens: int = 0
     pending_transfers: int = 0
+    job: PrefillJob | None = None
+    """What the prefill policy predicted of it and did with it; None where there is no such policy."""
     token_time_parts: list[Int64Array] = field(default_factory=list)
 
     @property

@@ -26,12 +26,19 @@ class SchedulerSettings:
     reserve_full_isl: bool = True
     prioritize_prefill: bool = False
     scheduling_policy: str = "fcfs"
+    policy_args: tuple[tuple[str, str], ...] = ()
+    """Options of a prefill policy by name, as text; each policy knows its own."""
     skip_prefill: bool = False
 
     @property
     def token_budget(self) -> int:
         """Most tokens of one iteration, a number even where there is no limit."""
         return self.max_num_batched_tokens or sys.maxsize
+
+    @property
+    def longest_chunk(self) -> int:
+        """Most tokens of one prompt in an iteration."""
+        return min(self.token_budget, self.long_prefill_token_threshold or sys.maxsize)
 
 
 @dataclass(frozen=True, slots=True)

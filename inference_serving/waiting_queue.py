@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 
 from inference_serving.policies.base import SchedulingPolicy, SortKey
@@ -35,6 +35,11 @@ class WaitingQueue:
     def put_back(self, request: Request) -> None:
         """Queue a preempted request again, at its old place in the order."""
         insort(self._entries, (self._policy.waiting_key(request), request.enqueue_order, request))
+
+    def remove(self, request: Request) -> None:
+        """Take a request out."""
+        place = (self._policy.waiting_key(request), request.enqueue_order, request)
+        del self._entries[bisect_left(self._entries, place)]
 
     def pop(self, index: int) -> Request:
         """Take out the request at ``index``."""

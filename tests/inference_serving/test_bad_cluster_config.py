@@ -12,7 +12,7 @@ from clusters import TINY_MODEL, cluster_file, instance
 from outcomes import Outcome
 
 from inference_serving.cli import main
-from inference_serving.policies import policy_names
+from inference_serving.policies import policy_names, prefill_policy_names
 from llm_profile.hardware import known_hardware
 from llm_profile.model_config import known_models
 from llm_profile.silicon_systems import SYSTEMS
@@ -395,9 +395,10 @@ def test_a_wrong_setting_of_one_instance_is_named(tmp_path, run, changes, flags,
 
 
 def test_an_unknown_policy_of_one_instance_names_the_known_ones(tmp_path, run):
-    file = broken(tmp_path, "instance", {"scheduling_policy": "sjf"})
-    known = ", ".join(policy_names())
-    assert run(file) == refused(file, f"{AT}.scheduling_policy: 'sjf' is unknown; use one of {known}")
+    file = broken(tmp_path, "instance", {"scheduling_policy": "lifo"})
+    known = ", ".join([*policy_names(), *prefill_policy_names()])
+    said = f"'lifo' is unknown; use one of {known}, or your own by module:Class"
+    assert run(file) == refused(file, f"{AT}.scheduling_policy: {said}")
 
 
 @pytest.mark.parametrize(("role", "lack"), [("prefill", "decode"), ("decode", "prefill")])

@@ -13,9 +13,11 @@ from clusters import cluster_file, instance
 from outcomes import Outcome, refused
 
 from inference_serving.cli import main
+from inference_serving.policies import policy_names, prefill_policy_names
 from inference_serving.router import router_names
 
 DTYPES = "float32, fp32, float16, fp16, half, bfloat16, bf16, fp8, fp8_e4m3, fp8_e5m2"
+POLICIES = [*policy_names(), *prefill_policy_names()]
 GOOD = {"input_toks": 10, "output_toks": 3, "arrival_time_ns": 0}
 
 
@@ -64,6 +66,40 @@ def test_the_run_that_the_cases_break_is_itself_fine(tmp_path, run):
         ("--max-num-batched-tokens -1", "--max-num-batched-tokens: -1: must be at least 0"),
         ("--long-prefill-token-threshold -1", "--long-prefill-token-threshold: -1: must be at least 0"),
         ("--seed -1", "--seed: -1: must be at least 0"),
+        (
+            "--scheduling-policy lifo",
+            f"--scheduling-policy: 'lifo' is unknown; use one of {', '.join(POLICIES)}, or your own by module:Class",
+        ),
+        ("--policy-args beta=1", "--policy-args: fcfs takes no options; drop beta"),
+        (
+            "--scheduling-policy srpt --policy-args chunk",
+            "--policy-args: 'chunk': write name=value, several separated by commas",
+        ),
+        ("--scheduling-policy srpt --policy-args chunk=x", "--policy-args: chunk=x: must be a whole number"),
+        (
+            "--scheduling-policy srpt --policy-args beta=1",
+            "--policy-args: beta is unknown; this policy takes chunk, tau, groups, density, error, seed",
+        ),
+        (
+            "--scheduling-policy bounded-overtake --policy-args sigma=1",
+            "--policy-args: sigma=1: must be between 0 and 0.999",
+        ),
+        (
+            "--scheduling-policy srpt --no-enable-chunked-prefill",
+            "--no-enable-chunked-prefill: srpt works in chunks; drop this flag or use one of fcfs, priority",
+        ),
+        (
+            "--scheduling-policy nowhere:Policy",
+            "--scheduling-policy: 'nowhere:Policy': cannot import nowhere: No module named 'nowhere'",
+        ),
+        (
+            "--scheduling-policy json:Policy",
+            "--scheduling-policy: 'json:Policy': module json has no Policy",
+        ),
+        (
+            "--scheduling-policy json:JSONDecoder",
+            "--scheduling-policy: 'json:JSONDecoder': not a prefill policy; see docs/extending.md",
+        ),
         ("--num-gpu-blocks-override 0", "--num-gpu-blocks-override: 0: must be at least 1"),
         (
             "--num-gpu-blocks-override 1000000000001",
@@ -146,7 +182,6 @@ def test_a_router_that_is_not_there_yet_is_refused_with_those_that_are(run, name
     ("flags", "complaint"),
     [
         ("--request-routing-policy rr", "argument --request-routing-policy: invalid choice: 'rr'"),
-        ("--scheduling-policy sjf", "argument --scheduling-policy: invalid choice: 'sjf'"),
         ("--network-backend htsim", "argument --network-backend: invalid choice: 'htsim'"),
         ("--latency-source oracle", "argument --latency-source: invalid choice: 'oracle'"),
         ("--log-level ERROR", "argument --log-level: invalid choice: 'ERROR'"),

@@ -1,0 +1,179 @@
+"""Continuous batching with a prefill policy: the head-of-line-aware scheduler.
+
+Decodes get their tokens first, as in :class:`~inference_serving.scheduler.Scheduler`; the rest of the token
+budget is the prefill policy's, which may leave a half-done prompt alone and run others. Such a paused prompt
+keeps its row, its KV blocks and its progress: pausing costs nothing but the memory that it goes on holding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference_serving.kv_cache import KvCache
+from inference_serving.policies.prefill import Chunk, PrefillJob, PrefillPlan, PrefillPolicy, account
+from inference_serving.request import Batch, Request, RequestState
+from inference_serving.scheduler import IterationOutcome, Scheduler
+from inference_serving.settings import SchedulerSettings
+
+
+class HolScheduler(Scheduler):
+    """Forms the batches of one instance under a prefill policy.
+
+    ``would_admit`` says whether ``may_admit`` (see ``Scheduler``) would say yes, without reserving anything.
+    ``activation_blocks`` are held by every prompt that may be paused inside a chunk, for its activations.
+    """
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        kv_cache: KvCache,
+        policy: PrefillPolicy,
+        *,
+        hands_over: bool = False,
+        may_admit: Callable[[Request], bool] | None = None,
+        would_admit: Callable[[Request], bool] | None = None,
+    ) -> None:
+        super().__init__(
+            replace(settings, scheduling_policy="fcfs"), kv_cache, hands_over=hands_over, may_admit=may_admit
+        )
+        self.prefill_policy = policy
+        self.peak_paused_blocks = 0
+        self._would_admit = would_admit
+        self._unfinished: dict[int, tuple[PrefillJob, Request]] = {}
+        self._started: dict[int, Request] = {}
+        self._step: PrefillPlan | None = None
+        self._now_ns = 0
+
+    def enqueue(self, request: Request) -> None:
+        """Take in a request that has arrived at this instance."""
+        super().enqueue(request)
+        self._now_ns = max(self._now_ns, request.arrival_ns)
+        self._register(request)
+
+    def schedule(self, now_ns: int) -> Batch | None:
+        """Form the next batch, or return None if no request can run a token now."""
+        self._now_ns = now_ns
+        return super().schedule(now_ns)
+
+    def complete(self, end_ns: int) -> IterationOutcome:
+        """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
+        step, self._step = self._step, None
+        if step is not None:
+            start_ns, self._now_ns = self._now_ns, end_ns
+            account(step)
+            self.prefill_policy.on_progress(step, start_ns, end_ns)
+            for chunk in step.chunks:
+                if not chunk.job.remaining_tokens:
+                    self._forget(chunk.job)
+        return super().complete(end_ns)
+
+    def _register(self, request: Request) -> None:
+        job = PrefillJob(
+            request_id=request.request_id,
+            arrival_ns=request.arrival_ns,
+            order=request.enqueue_order,
+            prompt_tokens=request.num_tokens,
+            computed=request.computed,
+            priority=request.priority,
+        )
+        self._unfinished[request.request_id] = (job, request)
+        if request.job is None:
+            request.job = job
+        self.prefill_policy.on_arrival(job, self._now_ns)
+
+    def _forget(self, job: PrefillJob) -> None:
+        self.prefill_policy.on_finish(job, self._now_ns)
+        del self._unfinished[job.request_id]
+        self._started.pop(job.request_id, None)
+
+    def _plan(self) -> int:
+        """Grant tokens to decodes, then to what the policy chooses; return the token budget left."""
+        self._admitted.clear()
+        self._table.grant[:] = 0
+        budget, preempted_before = self.settings.token_budget, self.preemptions
+        if not self.settings.prioritize_prefill:
+            budget = self._grant(self._decoding(), budget)
+        chunks: list[Chunk] = []
+        if self.preemptions == preempted_before and budget and self._unfinished:
+            plan = self.prefill_policy.plan(budget, self._now_ns, self._can_start)
+            chunks = [chunk for chunk in plan.chunks if self._run(chunk)] if plan else []
+            budget -= sum(chunk.tokens for chunk in chunks)
+        if self.settings.prioritize_prefill:
+            budget = self._grant(self._decoding(), budget)
+        # who gave its blocks up to a later grant runs nothing after all
+        kept = tuple(chunk for chunk in chunks if chunk.job.request_id in self._started)
+        self._step = PrefillPlan(kept, plan.predicted_ns) if kept and plan else None
+        self._note_paused_blocks(kept)
+        return self.settings.token_budget - int(np.add.reduce(self._table.grant))
+
+    def _decoding(self) -> NDArray[np.bool_] | None:
+        """Which rows are not in prefill; None if none is."""
+        if not self._started:
+            return None
+        rows = np.ones(len(self._table), dtype=np.bool_)
+        for request in self._started.values():
+            rows[self._table.requests.index(request)] = False
+        return rows
+
+    def _can_start(self, job: PrefillJob) -> bool:
+        """Whether a waiting prompt may start: it must fit beside all that started ones will still need."""
+        request = self._unfinished[job.request_id][1]
+        if self.settings.max_num_seqs and len(self._table) >= self.settings.max_num_seqs:
+            return False
+        tokens = request.num_tokens
+        owed = 0
+        if self.settings.reserve_full_isl:
+            owed = self._owed_blocks()
+        else:
+            tokens = min(tokens, request.computed + self.settings.token_budget)
+        if self.kv_cache.blocks_for(tokens) - request.blocks + owed > self.kv_cache.free_blocks:
+            return False
+        return self._would_admit is None or self._would_admit(request)
+
+    def _owed_blocks(self) -> int:
+        """KV blocks that the started prompts will still take."""
+        table = self._table
+        owed = 0
+        for request in self._started.values():
+            held = int(table.blocks[table.requests.index(request)])
+            owed += max(self.kv_cache.blocks_for(request.num_tokens) - held, 0)
+        return owed
+
+    def _run(self, chunk: Chunk) -> bool:
+        """Give a chunk its tokens and blocks; False if memory does not allow it after all."""
+        job, request = self._unfinished[chunk.job.request_id]
+        if request.state is RequestState.WAITING:
+            if not self._can_start(job) or not (self._may_admit is None or self._may_admit(request)):
+                return False
+            self.waiting.remove(request)
+            self._start(request, chunk.tokens)
+            self._started[request.request_id] = request
+            job.started = True
+            return True
+        self._grant_with_preemption([request], chunk.tokens)
+        return request.state is RequestState.RUNNING
+
+    def _preempt(self, row: int) -> int:
+        """Send a running request back to the waiting queue without its KV; return the tokens it had."""
+        request = self._table.requests[row]
+        if request.request_id in self._unfinished:
+            self._forget(self._unfinished[request.request_id][0])
+        tokens = super()._preempt(row)
+        self._register(request)
+        return tokens
+
+    def _note_paused_blocks(self, running: tuple[Chunk, ...]) -> None:
+        """Keep the peak of the KV blocks that started prompts hold without running."""
+        if len(self._started) > len(running):
+            ran = {chunk.job.request_id for chunk in running}
+            table = self._table
+            paused = sum(
+                int(table.blocks[table.requests.index(request)])
+                for request_id, request in self._started.items()
+                if request_id not in ran
+            )
+            self.peak_paused_blocks = max(self.peak_paused_blocks, paused)

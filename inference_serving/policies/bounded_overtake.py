@@ -1,0 +1,108 @@
+"""Bounded Overtake: short prompts pass long ones, within a budget that each overtaken prompt grants.
+
+Order and batches are those that lower the mean slowdown (SPTP order, Hyytia et al., SIGMETRICS 2012, and
+density batches); a guard refuses a batch that would overdraw anybody's budget of being overtaken,
+``beta * isolated time + sigma * time since arrival``. With exact predictions every prompt's time in the
+system is then at most (its time under FCFS + beta * isolated time) / (1 - sigma), under any load.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from inference_serving.policies.forecasting import NS_PER_S
+from inference_serving.policies.options import PolicyOptions, check_range
+from inference_serving.policies.ordered import OrderedPolicy, PrefillKey
+from inference_serving.policies.overtake_ledger import Budget, OvertakeLedger
+from inference_serving.policies.prefill import CanStart, CostModel, PrefillJob, PrefillPlan
+from inference_serving.policies.registry import register_prefill_policy
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedOvertakeOptions(PolicyOptions):
+    """Options of ``bounded-overtake``.
+
+    Attributes:
+        beta: Share of its own isolated time that a prompt may be overtaken by.
+        sigma: Share of its time in the system that a prompt may be overtaken by, besides; below 1.
+        small: A batch whose prompts all take at most this many seconds alone may use up a budget; any other
+            leaves half of ``beta`` in hand.
+        reserve: Share of ``beta`` that such other batches leave in hand.
+        caution: Factor, in sigmas of the prediction error ``assumed``, by which budgets are shrunk and costs
+            grown, so that the bound also holds with wrong predictions.
+        assumed: Sigma of the (lognormal) prediction error that ``caution`` guards against.
+    """
+
+    chunk: int = 2048
+    tau: float = 0.2
+    groups: int = 4
+    density: bool = True
+    beta: float = 0.5
+    sigma: float = 0.3
+    small: float = 0.2
+    reserve: float = 0.5
+    caution: float = 0.0
+    assumed: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range; raises ValueError, naming the option."""
+        PolicyOptions.__post_init__(self)
+        for name, most in (("beta", 1e9), ("sigma", 0.999), ("small", 1e6), ("reserve", 1.0)):
+            check_range(name, getattr(self, name), 0, most)
+        check_range("caution", self.caution, 0, 10)
+        check_range("assumed", self.assumed, 0, 3)
+
+
+@register_prefill_policy("bounded-overtake")
+class BoundedOvertake(OrderedPolicy):
+    """SPTP order and density batches under a guard."""
+
+    options_type = BoundedOvertakeOptions
+    options: BoundedOvertakeOptions
+
+    def __init__(self, costs: CostModel, options: BoundedOvertakeOptions, token_budget: int) -> None:
+        super().__init__(costs, options, token_budget)
+        self._margin = math.exp(options.caution * options.assumed)
+        self._ledger = OvertakeLedger(Budget(options.beta, options.sigma, self._margin))
+        self._virtual_fcfs_ns = 0
+
+    def key(self, job: PrefillJob, now_ns: int) -> PrefillKey:
+        """Isolated time times remaining time (SPTP)."""
+        return (float(job.isolated_ns) * job.remaining_ns,)
+
+    def on_arrival(self, job: PrefillJob, now_ns: int) -> None:
+        """Queue the job, and promise it a time."""
+        super().on_arrival(job, now_ns)
+        self._virtual_fcfs_ns = max(self._virtual_fcfs_ns, job.arrival_ns) + job.isolated_ns
+        fcfs_ns = self._virtual_fcfs_ns - job.arrival_ns
+        options = self.options
+        job.bound_ns = round((fcfs_ns + options.beta * job.isolated_ns) / (1 - options.sigma))
+        self._ledger.add(job)
+
+    def on_progress(self, plan: PrefillPlan, start_ns: int, end_ns: int) -> None:
+        """Charge those whom the plan has overtaken with the time that it took."""
+        self._ledger.charge(plan.chunks, end_ns - start_ns)
+        super().on_progress(plan, start_ns, end_ns)
+
+    def on_finish(self, job: PrefillJob, now_ns: int) -> None:
+        """Forget the job; its charge stays on it."""
+        super().on_finish(job, now_ns)
+        self._ledger.remove(job)
+
+    def plan(self, token_budget: int, now_ns: int, can_start: CanStart) -> PrefillPlan | None:
+        """The best batch that overdraws nobody's budget: without those who arrived after a critical job."""
+        plan = self.batch(self.in_order(now_ns), token_budget, can_start)
+        while plan is not None and (critical := self._critical(plan, now_ns)) is not None:
+            allowed = self._ledger.up_to(critical)
+            jobs = sorted(allowed, key=lambda job: (self.key(job, now_ns), job.order))
+            plan = self.batch(jobs, token_budget, can_start)
+        if plan is None:  # memory keeps a critical job from starting: those who hold it must finish
+            plan = self.batch((job for job in self.in_order(now_ns) if job.started), token_budget, can_start)
+        return plan
+
+    def _critical(self, plan: PrefillPlan, now_ns: int) -> int | None:
+        small_ns = self.options.small * NS_PER_S
+        small = all(chunk.job.isolated_ns <= small_ns for chunk in plan.chunks)
+        reserve = 0.0 if small else self.options.beta * self.options.reserve
+        return self._ledger.violator(plan.chunks, plan.predicted_ns * self._margin, now_ns, reserve)
