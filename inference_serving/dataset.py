@@ -2,15 +2,16 @@
 
     {"input_toks": 128, "output_toks": 32, "arrival_time_ns": 46926808}
 
-Optional fields are ``input_tok_ids`` and ``output_tok_ids`` (lists of token ids, as long as the counts say)
-and ``priority`` (an integer, lower goes sooner). Other fields are ignored, and so are blank lines. Lines are
-sorted by arrival time. The checks are written by hand because a workload may have very many lines; nothing
-behind :func:`read_dataset` checks a request again.
+Optional fields are ``input_tok_ids`` and ``output_tok_ids`` (lists of token ids, as long as the counts say),
+``priority`` (an integer, lower goes sooner) and ``class`` (a word). Other fields are ignored, and so are blank
+lines. Lines are sorted by arrival time. The checks are written by hand because a workload may have very many
+lines; nothing behind :func:`read_dataset` checks a request again.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from itertools import islice
@@ -22,6 +23,8 @@ from inference_serving.request_spec import RequestSpec
 
 _LARGEST = 2**62  # so that times stay far below 2**63 ns
 _MAX_SHOWN_CHARS = 40
+_MAX_CLASS_CHARS = 32
+_WORD = re.compile(r"[\w.-]+")
 
 
 class _LineError(ValueError):
@@ -98,17 +101,16 @@ def _parse(line: str, request_id: int, keep_token_ids: bool) -> RequestSpec:
         input_ids = _token_ids(record, "input_tok_ids", "input_toks", input_tokens)
     if record.get("output_tok_ids") is not None:
         output_ids = _token_ids(record, "output_tok_ids", "output_toks", output_tokens)
-    if keep_token_ids:
-        return RequestSpec(
-            request_id,
-            arrival_ns,
-            input_tokens,
-            output_tokens,
-            priority,
-            tuple(input_ids) if input_ids is not None else None,
-            tuple(output_ids) if output_ids is not None else None,
-        )
-    return RequestSpec(request_id, arrival_ns, input_tokens, output_tokens, priority)
+    return RequestSpec(
+        request_id,
+        arrival_ns,
+        input_tokens,
+        output_tokens,
+        priority,
+        tuple(input_ids) if keep_token_ids and input_ids is not None else None,
+        tuple(output_ids) if keep_token_ids and output_ids is not None else None,
+        request_class=_word(record, "class") if record.get("class") is not None else None,
+    )
 
 
 def _json_object(line: str) -> dict[str, Any]:
@@ -143,6 +145,17 @@ def _integer(record: dict[str, Any], field: str, minimum: int) -> int:
         raise _LineError(field, f"{value}: must be at least {minimum}")
     if value > _LARGEST:
         raise _LineError(field, f"{_shown(value)}: must be at most {_LARGEST}")
+    return value
+
+
+def _word(record: dict[str, Any], field: str) -> str:
+    """Read a word of letters, digits and ``_.-``, which a CSV and a file name can hold as it is."""
+    value = record[field]
+    if type(value) is not str or len(value) > _MAX_CLASS_CHARS or not _WORD.fullmatch(value):
+        raise _LineError(
+            field,
+            f"{_shown(value)}: must be one word of at most {_MAX_CLASS_CHARS} letters, digits, '_', '.' or '-'",
+        )
     return value
 
 

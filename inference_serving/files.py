@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from astra_sim.input_error import InputError
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write ``text`` to ``file`` at once, making its folder if there is none.
+def write_whole(file: Path, text: str | Iterable[str]) -> None:
+    """Write ``text``, or one piece of it after the other, to ``file`` at once, making its folder if there is none.
 
     A link is followed; a device or a pipe, which cannot be replaced, is written to.
     """
+    pieces = [text] if isinstance(text, str) else text
     if file.exists() and not file.is_file():
-        file.write_text(text, encoding="utf-8")
+        _write(file, pieces)
         return
     target = file.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        _write(temporary, pieces)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write(file: Path, pieces: Iterable[str]) -> None:
+    with file.open("w", encoding="utf-8") as stream:
+        stream.writelines(pieces)
 
 
 def check_writable(file: Path, flag: str) -> None:

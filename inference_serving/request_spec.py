@@ -17,6 +17,7 @@ class RequestSpec:
         priority: Lower goes sooner; only priority-aware policies look at it.
         input_token_ids: The prompt's token ids, which prefix caching compares; None if not given or not kept.
         output_token_ids: The generated token ids; None if not given or not kept.
+        request_class: A word that results may be grouped by, such as ``short`` or ``long``; None if not given.
 
     >>> RequestSpec(request_id=0, arrival_ns=1_000_000, input_tokens=128, output_tokens=32).priority
     0
@@ -29,3 +30,4 @@ class RequestSpec:
     priority: int = 0
     input_token_ids: tuple[int, ...] | None = None
     output_token_ids: tuple[int, ...] | None = None
+    request_class: str | None = None

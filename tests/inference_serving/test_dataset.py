@@ -17,6 +17,7 @@ from inference_serving.request_spec import RequestSpec
 
 GOOD = {"input_toks": 3, "output_toks": 2, "arrival_time_ns": 1_000}
 LARGEST = 2**62
+WORD = "must be one word of at most 32 letters, digits, '_', '.' or '-'"
 
 
 def write(folder: Path, *lines: str | dict[str, Any]) -> Path:
@@ -75,8 +76,14 @@ def test_token_ids_are_kept_only_when_asked(tmp_path):
     assert (request.input_token_ids, request.output_token_ids) == ((5, 6, 7), (8, 9))
 
 
+@pytest.mark.parametrize("name", ["short", "long", "tier-1.b_2", "größer", "x" * 32])
+def test_a_request_may_name_its_class(tmp_path, name):
+    with_class, without = read_dataset(write(tmp_path, {**GOOD, "class": name}, GOOD))
+    assert (with_class.request_class, without.request_class) == (name, None)
+
+
 def test_fields_that_may_be_left_out_may_also_be_null(tmp_path):
-    null = {**GOOD, "input_tok_ids": None, "output_tok_ids": None, "priority": None}
+    null = {**GOOD, "input_tok_ids": None, "output_tok_ids": None, "priority": None, "class": None}
     assert read_dataset(write(tmp_path, null)) == read_dataset(write(tmp_path, GOOD))
 
 
@@ -96,6 +103,12 @@ def test_fields_that_may_be_left_out_may_also_be_null(tmp_path):
         ({"output_toks": [2]}, "output_toks: a list: must be an integer"),
         ({"priority": "high"}, 'priority: "high": must be an integer'),
         ({"input_toks": "x" * 99}, f'input_toks: "{"x" * 39}...: must be an integer'),
+        ({"class": 5}, f"class: 5: {WORD}"),
+        ({"class": ""}, f'class: "": {WORD}'),
+        ({"class": "two words"}, f'class: "two words": {WORD}'),
+        ({"class": "a,b"}, f'class: "a,b": {WORD}'),
+        ({"class": "word\n"}, f'class: "word\\n": {WORD}'),
+        ({"class": "x" * 33}, f'class: "{"x" * 33}": {WORD}'),
         (
             {"input_tok_ids": [1, 2]},
             "input_tok_ids: has 2 ids, but input_toks is 3; make them equal",
@@ -179,7 +192,7 @@ values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
-fields = [*GOOD, "input_tok_ids", "output_tok_ids", "priority", "sub_requests"]
+fields = [*GOOD, "input_tok_ids", "output_tok_ids", "priority", "class", "sub_requests"]
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])

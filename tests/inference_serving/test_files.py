@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ from inference_serving.files import check_writable, write_whole
 
 def test_a_file_gets_its_text(tmp_path):
     write_whole(tmp_path / "a.csv", "x,y\n1,2\n")
+    assert (tmp_path / "a.csv").read_bytes() == b"x,y\n1,2\n"
+
+
+def test_text_may_come_in_pieces(tmp_path):
+    write_whole(tmp_path / "a.csv", (line for line in ("x,y\n", "1,2\n")))
     assert (tmp_path / "a.csv").read_bytes() == b"x,y\n1,2\n"
 
 
@@ -55,17 +61,24 @@ def test_until_the_new_text_is_whole_the_old_file_is_there_and_the_new_one_is_be
     assert seen == [("old", tmp_path, "new")]
 
 
-@pytest.mark.parametrize("step", ["write_text", "replace"])
-def test_a_failure_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch, step):
-    (tmp_path / "a.csv").write_text("old")
-    original = getattr(Path, step)
+def full_disk(*_: object) -> Iterator[str]:
+    yield "half a te"
+    raise OSError("disk full")
 
-    def fail(path: Path, *arguments: object, **named: object) -> None:
-        if step == "write_text":
-            original(path, "half a te", **named)
+
+def test_a_failure_to_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
+    (tmp_path / "a.csv").write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(tmp_path / "a.csv", full_disk())
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a.csv": b"old"}
+
+
+def test_a_failure_to_rename_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, step, fail)
+    (tmp_path / "a.csv").write_text("old")
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_whole(tmp_path / "a.csv", "a text")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a.csv": b"old"}
