@@ -25,11 +25,13 @@ from inference_serving.files import check_folder, check_writable, write_whole
 from inference_serving.flags import make_parser, simulation_config
 from inference_serving.latencies import open_latencies
 from inference_serving.logger import set_up_logging
-from inference_serving.output import collect, csv_text, summary_json, summary_text
+from inference_serving.output import RunResult, collect, summary_json, summary_text
 from inference_serving.progress import IntervalLog, ProgressBar
+from inference_serving.request_csv import csv_text
 from inference_serving.settings import SimulationConfig
 from inference_serving.simulation import RunObserver, Simulation, SimulationStallError
 from inference_serving.trace_dump import TraceDump
+from inference_serving.wait_ledger import WaitLedger
 from inference_serving.workload_check import fit_workload
 
 EXIT_BAD_INPUT, EXIT_STALLED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 3, 130, 141
@@ -87,6 +89,9 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
         # with a bar on the same terminal, stdout is now one that prints above it
         interval_log = IntervalLog(simulation.instances, config.log_interval_ns, sys.stdout)
         observers += [interval_log, bar]
+        ledger = WaitLedger(simulation.instances) if config.wait_ledger else None
+        if ledger is not None:
+            observers.append(ledger)
         if config.dump is not None:
             observers.append(TraceDump(config.dump, cluster))
         stalled: SimulationStallError | None = None
@@ -96,14 +101,14 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
             simulation.stop()
             stalled = error
         interval_log.finish()
-    code = _report(cluster, simulation, args.output, args.summary_json)
+    result = collect(cluster, simulation, ledger.accounts if ledger is not None else None)
+    code = _report(result, simulation, args.output, args.summary_json)
     if stalled is not None:
         raise stalled
     return code
 
 
-def _report(cluster: Cluster, simulation: Simulation, output: Path | None, json_file: Path | None) -> int:
-    result = collect(cluster, simulation)
+def _report(result: RunResult, simulation: Simulation, output: Path | None, json_file: Path | None) -> int:
     if output is not None:
         write_whole(output, csv_text(result))
     if json_file is not None:

@@ -148,6 +148,18 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
 def _add_output_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--output", type=Path, help="per-request CSV")
     group.add_argument("--summary-json", type=Path, help="the summary as JSON")
+    group.add_argument(
+        "--long-prompt-tokens",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="prompts of at least N tokens are of class long, others short, unless the dataset has a class",
+    )
+    group.add_argument(
+        "--wait-ledger",
+        action="store_true",
+        help="say in the CSV what every nanosecond before each first token was spent on",
+    )
     group.add_argument("--log-interval", type=float, default=0.5, help="seconds of simulated time")
     group.add_argument("--log-level", choices=LEVELS, default="WARNING", help="messages on stderr")
     group.add_argument(
@@ -205,6 +217,8 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         profile_dir=args.profile_dir,
         packed_decode=args.decode_attention == "packed",
         step_overhead_ns=_step_overhead_ns(args.step_overhead),
+        long_prompt_tokens=args.long_prompt_tokens,
+        wait_ledger=args.wait_ledger,
         seed=args.seed,
         log_interval_ns=round(args.log_interval * 1e9),
         dump=_dump_settings(args),
@@ -236,6 +250,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         ("long-prefill-token-threshold", 0),
         ("seed", 0),
         ("num-gpu-blocks-override", 1),
+        ("long-prompt-tokens", 1),
     ):
         value = getattr(args, flag.replace("-", "_"))
         if value is None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from inference_serving.kv_cache import KvCache
 from inference_serving.policies.prefill import Chunk, PrefillJob, PrefillPlan, PrefillPolicy, account
 from inference_serving.request import Batch, Request, RequestState
-from inference_serving.scheduler import IterationOutcome, Scheduler
+from inference_serving.scheduler import IterationOutcome, Refusal, Scheduler
 from inference_serving.settings import SchedulerSettings
 
 
@@ -41,7 +41,6 @@ class HolScheduler(Scheduler):
             replace(settings, scheduling_policy="fcfs"), kv_cache, hands_over=hands_over, may_admit=may_admit
         )
         self.prefill_policy = policy
-        self.peak_paused_blocks = 0
         self._would_admit = would_admit
         self._unfinished: dict[int, tuple[PrefillJob, Request]] = {}
         self._started: dict[int, Request] = {}
@@ -79,6 +78,7 @@ class HolScheduler(Scheduler):
             prompt_tokens=request.num_tokens,
             computed=request.computed,
             priority=request.priority,
+            client=request.request_class,
         )
         self._unfinished[request.request_id] = (job, request)
         if request.job is None:
@@ -123,7 +123,7 @@ class HolScheduler(Scheduler):
         """Whether a waiting prompt may start: it must fit beside all that started ones will still need."""
         request = self._unfinished[job.request_id][1]
         if self.settings.max_num_seqs and len(self._table) >= self.settings.max_num_seqs:
-            return False
+            return bool(self._refuse(request, Refusal.MEMORY))
         tokens = request.num_tokens
         owed = 0
         if self.settings.reserve_full_isl:
@@ -131,8 +131,10 @@ class HolScheduler(Scheduler):
         else:
             tokens = min(tokens, request.computed + self.settings.token_budget)
         if self.kv_cache.blocks_for(tokens) - request.blocks + owed > self.kv_cache.free_blocks:
-            return False
-        return self._would_admit is None or self._would_admit(request)
+            return bool(self._refuse(request, Refusal.MEMORY))
+        if self._would_admit is not None and not self._would_admit(request):
+            return bool(self._refuse(request, Refusal.DECODE))
+        return True
 
     def _owed_blocks(self) -> int:
         """KV blocks that the started prompts will still take."""

@@ -9,9 +9,12 @@ from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.hol_scheduler import HolScheduler
 from inference_serving.kv_cache import KvCache
 from inference_serving.policies import make_prefill_policy, policy_names
+from inference_serving.policies.forecasting import Forecaster
+from inference_serving.policies.options import PolicyOptions
 from inference_serving.policies.prefill import CostModel
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import Scheduler
+from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
 from inference_serving.trace_generator import TraceGenerator
 from llm_profile.latency import LatencyModel
 
@@ -67,6 +70,10 @@ class Instance:
         self.spec = spec
         self.instance_id = spec.instance_id
         self.latency = latency
+        self.costs = costs
+        self._forecaster = Forecaster(
+            costs, PolicyOptions(chunk=REFERENCE_CHUNK_TOKENS), REFERENCE_CHUNK_TOKENS
+        )
         self.kv_cache = KvCache(spec.memory.kv_blocks, spec.scheduler.block_size)
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
         self.traces = TraceGenerator(spec, latency)
@@ -86,3 +93,14 @@ class Instance:
     def forget(self, count: int) -> None:
         """Count requests that have left."""
         self._unfinished -= count
+
+    def isolated_prefill_ns(self, prompt_tokens: int, computed: int = 0) -> int:
+        """Predicted time of a prompt alone here, of which ``computed`` tokens have KV already.
+
+        The same chunks for every policy, so that slowdowns can be compared.
+        """
+        return self._forecaster.forecast(computed, prompt_tokens).times_ns[-1]
+
+    def skipped_tokens(self, request: Request) -> int:
+        """Prompt tokens whose KV was there when the request came."""
+        return request.prompt_tokens - 1 if self.spec.scheduler.skip_prefill else 0

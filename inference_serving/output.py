@@ -1,12 +1,10 @@
-"""Results out: the per-request CSV, the summary on stdout and the same facts as JSON."""
+"""Results out: what a run was, its summary on stdout and the same facts as JSON."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from inference_serving.cluster import Cluster
@@ -20,23 +18,10 @@ from inference_serving.metrics import (
     throughput,
 )
 from inference_serving.simulation import Simulation
+from inference_serving.slowdown import ClassSummary, Fairness, PrefillFacts, by_class
+from inference_serving.wait_ledger import Account
 from llm_profile.latency import Source
 
-PUBLISHED_COLUMNS = (
-    "instance id",
-    "request id",
-    "model",
-    "input",
-    "output",
-    "arrival",
-    "end_time",
-    "latency",
-    "queuing_delay",
-    "TTFT",
-    "TPOT",
-    "ITL",
-)
-OWN_COLUMNS = ("prefill_instance_id", "decode_instance_id", "preemptions", "priority")
 _NS_PER_MS = 1e6
 _WIDTH = 58
 
@@ -57,6 +42,8 @@ class InstanceSummary:
     preemptions: int
     kv_blocks: int
     peak_kv_blocks: int
+    peak_paused_kv_blocks: int
+    """Most KV blocks that half-done prompts held while they were not running."""
     latency: LatencySummary
 
 
@@ -72,6 +59,8 @@ class RunSummary:
     instances: tuple[InstanceSummary, ...]
     p2p_bytes: int
     collective_bytes: int
+    classes: Mapping[str, ClassSummary]
+    fairness: Fairness
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +68,21 @@ class RunResult:
     """A finished (or interrupted) run: one entry per finished request, in order of request id."""
 
     metrics: tuple[RequestMetrics, ...]
+    prefill: tuple[PrefillFacts, ...]
+    accounts: Mapping[int, Account]
+    """What the time before each first token was spent on, by request id; empty unless asked for."""
     summary: RunSummary
     model_of_instance: Mapping[int, str]
 
 
-def collect(cluster: Cluster, simulation: Simulation) -> RunResult:
-    """Turn a simulation that has run into its result."""
+def collect(
+    cluster: Cluster, simulation: Simulation, accounts: Mapping[int, Account] | None = None
+) -> RunResult:
+    """Turn a simulation that has run into its result; ``accounts`` are a wait ledger's."""
     finished = sorted(simulation.finished, key=lambda request: request.request_id)
     metrics = tuple(request_metrics(request) for request in finished)
+    prefill = tuple(_prefill_facts(simulation, one) for one in metrics)
+    classes, fairness = by_class(prefill, [one.ttft_ns for one in metrics])
     counters = simulation.counters
     summary = RunSummary(
         cluster=str(cluster.file),
@@ -97,8 +93,26 @@ def collect(cluster: Cluster, simulation: Simulation) -> RunResult:
         instances=_instances(simulation, metrics),
         p2p_bytes=counters.p2p_bytes,
         collective_bytes=counters.collective_bytes,
+        classes=classes,
+        fairness=fairness,
     )
-    return RunResult(metrics, summary, {spec.instance_id: spec.model.name for spec in cluster.instances})
+    models = {spec.instance_id: spec.model.name for spec in cluster.instances}
+    return RunResult(metrics, prefill, accounts or {}, summary, models)
+
+
+def _prefill_facts(simulation: Simulation, one: RequestMetrics) -> PrefillFacts:
+    request = one.request
+    where = simulation.instances[request.first_instance_id]
+    isolated_ns = where.isolated_prefill_ns(request.prompt_tokens, where.skipped_tokens(request))
+    slowdown = one.ttft_ns / max(isolated_ns, 1)
+    if request.job is None:
+        return PrefillFacts(request.request_class, isolated_ns, slowdown)
+    job = request.job
+    bound_ns = None if job.bound_ns is None else job.bound_ns
+    overtaken_ns = None if bound_ns is None else job.overtaken_ns
+    return PrefillFacts(
+        request.request_class, isolated_ns, slowdown, job.chunks, job.pauses, overtaken_ns, bound_ns
+    )
 
 
 def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tuple[InstanceSummary, ...]:
@@ -120,6 +134,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             preemptions=instance.scheduler.preemptions,
             kv_blocks=instance.kv_cache.capacity_blocks,
             peak_kv_blocks=instance.kv_cache.peak_blocks,
+            peak_paused_kv_blocks=instance.scheduler.peak_paused_blocks,
             latency=summarise(served.get(instance_id, [])),
         )
         for instance_id, instance in simulation.instances.items()
@@ -129,30 +144,6 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
 def _shares(time_ns: Mapping[Source, int]) -> dict[Source, float]:
     total_ns = sum(time_ns.values())
     return {source: time_ns[source] / total_ns for source in Source if time_ns.get(source)}
-
-
-def csv_text(result: RunResult) -> str:
-    """The published per-request CSV (ns; ITL a quoted list), with this project's columns after it."""
-    lines = [_csv_line(PUBLISHED_COLUMNS + OWN_COLUMNS)]
-    names = {instance_id: _csv_line((name,))[:-1] for instance_id, name in result.model_of_instance.items()}
-    for one in result.metrics:
-        request = one.request
-        itl = one.itl_ns.tolist()  # most of the text, which the csv module would look at letter by letter
-        quote = '"' if len(itl) > 1 else ""
-        before = request.prefill_instance_id if request.prefill_instance_id >= 0 else request.instance_id
-        lines.append(
-            f"{request.instance_id},{request.request_id},{names[request.instance_id]},"
-            f"{request.prompt_tokens},{request.total_tokens},{request.arrival_ns},{request.end_ns},"
-            f"{one.latency_ns},{one.queuing_delay_ns},{one.ttft_ns},{one.tpot_ns},{quote}{itl}{quote},"
-            f"{before},{request.instance_id},{request.preemptions},{request.priority}\n"
-        )
-    return "".join(lines)
-
-
-def _csv_line(cells: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
 
 
 def summary_json(summary: RunSummary) -> str:
@@ -170,10 +161,25 @@ def summary_json(summary: RunSummary) -> str:
             "generated_tokens": totals.per_second(totals.generated_tokens),
         },
         "latency_ms": _latency_facts(summary.latency),
+        "classes": {name: _class_facts(one) for name, one in summary.classes.items()},
+        "jain_index": asdict(summary.fairness),
         "network_bytes": {"p2p": summary.p2p_bytes, "collective": summary.collective_bytes},
         "instances": [_instance_facts(instance) for instance in summary.instances],
     }
     return json.dumps(facts, indent=2) + "\n"
+
+
+def _class_facts(one: ClassSummary) -> dict[str, Any]:
+    return {
+        "requests": one.requests,
+        "ttft_ms": {
+            "p50": one.ttft_p50_ns / _NS_PER_MS,
+            "p90": one.ttft_p90_ns / _NS_PER_MS,
+            "p99": one.ttft_p99_ns / _NS_PER_MS,
+            "p99.9": one.ttft_p999_ns / _NS_PER_MS,
+        },
+        "slowdown": {"mean": one.slowdown_mean, "p99": one.slowdown_p99, "max": one.slowdown_max},
+    }
 
 
 def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
@@ -187,7 +193,11 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
         "latency_provenance": {source.value: share for source, share in instance.provenance.items()},
         "iterations": instance.iterations,
         "preemptions": instance.preemptions,
-        "kv_blocks": {"capacity": instance.kv_blocks, "peak": instance.peak_kv_blocks},
+        "kv_blocks": {
+            "capacity": instance.kv_blocks,
+            "peak": instance.peak_kv_blocks,
+            "peak_paused": instance.peak_paused_kv_blocks,
+        },
         "requests": instance.latency.requests,
         "latency_ms": _latency_facts(instance.latency),
     }
@@ -228,10 +238,24 @@ def summary_text(summary: RunSummary) -> str:
         _line("Prompt throughput (tok/s)", f"{totals.per_second(totals.prompt_tokens):.2f}"),
         _line("Generation throughput (tok/s)", f"{totals.per_second(totals.generated_tokens):.2f}"),
     ]
+    if len(summary.classes) > 1:
+        lines += _class_lines(summary)
     for instance in summary.instances:
         lines += _instance_lines(instance)
     lines.append("=" * _WIDTH)
     return "\n".join(lines) + "\n"
+
+
+def _class_lines(summary: RunSummary) -> list[str]:
+    lines = [_title("Slowdown (TTFT / prefill alone)")]
+    for name, one in summary.classes.items():
+        lines += [
+            _line(f"Requests, {name}", str(one.requests)),
+            _line(f"Mean slowdown, {name}", f"{one.slowdown_mean:.2f}"),
+            _line(f"P99 slowdown, {name}", f"{one.slowdown_p99:.2f}"),
+            _line(f"P99 TTFT, {name} (ms)", f"{one.ttft_p99_ns / _NS_PER_MS:.2f}"),
+        ]
+    return [*lines, _line("Jain's index of slowdown", f"{summary.fairness.slowdown:.3f}")]
 
 
 def _instance_lines(instance: InstanceSummary) -> list[str]:

@@ -41,6 +41,7 @@ class Request:
     prompt_tokens: int
     output_tokens: int
     priority: int = 0
+    request_class: str = "short"
     state: RequestState = RequestState.ARRIVING
     computed: int = 0
     generated: int = 0
@@ -58,6 +59,11 @@ class Request:
     job: PrefillJob | None = None
     """What the prefill policy predicted of it and did with it; None where there is no such policy."""
     token_time_parts: list[Int64Array] = field(default_factory=list)
+
+    @property
+    def first_instance_id(self) -> int:
+        """The instance that computed the prompt."""
+        return self.prefill_instance_id if self.prefill_instance_id >= 0 else self.instance_id
 
     @property
     def num_tokens(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,13 @@ from inference_serving.settings import SchedulerSettings
 from inference_serving.waiting_queue import WaitingQueue
 
 _TRIM_CLOCK_EVERY = 4096
+
+
+class Refusal(StrEnum):
+    """Why a waiting request could not start although it was its turn."""
+
+    MEMORY = "memory"
+    DECODE = "decode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,12 @@ class Scheduler:
         self.kv_cache = kv_cache
         self.waiting = WaitingQueue(make_policy(settings.scheduling_policy))
         self.preemptions = 0
+        self.peak_paused_blocks = 0
+        """Most KV blocks that half-done prompts held while they were not running."""
+        self.planned_ns = 0
+        """Time of the last call of ``schedule``."""
+        self.refusals: list[tuple[int, int, Refusal]] | None = None
+        """Who was refused when (request id, ns), kept only for whoever puts a list here."""
         self._policy = make_policy(settings.scheduling_policy)
         self._table = RunningTable()
         self._hands_over = hands_over
@@ -74,6 +88,7 @@ class Scheduler:
 
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
+        self.planned_ns = now_ns
         limit = self.settings.token_budget
         preempted_before = -1
         budget = limit
@@ -240,6 +255,8 @@ class Scheduler:
                 continue
             self._start(self.waiting.pop(index), tokens)
             budget -= tokens
+        if self.waiting and index == 0 and budget > 0 and len(self._table) >= limit:
+            self._refuse(self.waiting[0], Refusal.MEMORY)
         if only_holders and self._waiting_holders and not len(self._table):
             self._drop_last_holder()
             return self._admit(budget)
@@ -253,10 +270,15 @@ class Scheduler:
             return 0
         fit_tokens = request.num_tokens if self.settings.reserve_full_isl else request.computed + tokens
         if self.kv_cache.blocks_for(fit_tokens) - request.blocks > self.kv_cache.free_blocks:
-            return 0
+            return self._refuse(request, Refusal.MEMORY)
         if self._may_admit is not None and not self._may_admit(request):
-            return 0
+            return self._refuse(request, Refusal.DECODE)
         return tokens
+
+    def _refuse(self, request: Request, refusal: Refusal) -> int:
+        if self.refusals is not None:
+            self.refusals.append((self.planned_ns, request.request_id, refusal))
+        return 0
 
     def _start(self, request: Request, tokens: int) -> None:
         self._waiting_holders -= request.blocks > 0

@@ -71,6 +71,10 @@ class SimulationConfig:
     """Price decode attention as vLLM's kernels run it, see LatencyQuery."""
     step_overhead_ns: int | None = None
     """Launch and host time of every iteration; None: what the latency source of each instance says."""
+    long_prompt_tokens: int = 8192
+    """A prompt of at least so many tokens is of the class ``long`` where the dataset gives no class."""
+    wait_ledger: bool = False
+    """Whether to account for every nanosecond before each first token."""
     seed: int = 0
     log_interval_ns: int = 500_000_000
     dump: DumpSettings | None = None

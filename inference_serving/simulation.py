@@ -18,6 +18,7 @@ from inference_serving.request_spec import RequestSpec
 from inference_serving.router import make_router
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
+from inference_serving.slowdown import class_of
 from inference_serving.trace_generator import Trace
 from llm_profile.latency import LatencyModel
 
@@ -71,7 +72,7 @@ class Simulation:
         self._router = make_router(config.request_routing_policy, routing[0])
         self._decode_router = make_router(config.request_routing_policy, routing[1])
         self._observers = observers
-        self._arrivals = [_request(spec) for spec in workload]
+        self._arrivals = [_request(spec, config.long_prompt_tokens) for spec in workload]
         self._next_arrival = 0
         self._next_arrival_ns: int | None = None
         self._find_next_arrival()
@@ -211,11 +212,12 @@ class Simulation:
         return "; ".join(lines)
 
 
-def _request(spec: RequestSpec) -> Request:
+def _request(spec: RequestSpec, long_prompt_tokens: int) -> Request:
     return Request(
         request_id=spec.request_id,
         arrival_ns=spec.arrival_ns,
         prompt_tokens=spec.input_tokens,
         output_tokens=spec.output_tokens,
         priority=spec.priority,
+        request_class=class_of(spec.request_class, spec.input_tokens, long_prompt_tokens),
     )

@@ -25,13 +25,17 @@ class Forecaster:
 
     def predict(self, job: PrefillJob) -> None:
         """Set the job's forecast, ``isolated_ns`` and ``remaining_ns`` from its warm state."""
-        case = (job.computed, job.prompt_tokens)
-        if case not in self._known:
-            self._known[case] = self._forecast(*case)
-        job.forecast = self._known[case]
+        job.forecast = self.forecast(job.computed, job.prompt_tokens)
         job.belief = self._belief(job.request_id)
         job.isolated_ns = max(round(job.forecast.times_ns[-1] * job.belief), 1)
         job.remaining_ns = job.isolated_ns
+
+    def forecast(self, computed: int, prompt_tokens: int) -> Forecast:
+        """The chunks and times of a prompt of which ``computed`` tokens have KV."""
+        case = (computed, prompt_tokens)
+        if case not in self._known:
+            self._known[case] = self._forecast(*case)
+        return self._known[case]
 
     def update(self, job: PrefillJob) -> None:
         """Set ``remaining_ns`` after progress; the groups that a held chunk has run count."""
