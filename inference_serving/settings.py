@@ -64,6 +64,9 @@ class SimulationConfig:
     """Price decode attention as vLLM's kernels run it, see LatencyQuery."""
     step_overhead_ns: int | None = None
     """Launch and host time of every iteration; None: what the latency source of each instance says."""
+    layer_group_overhead_ns: int | None = None
+    """Host time before each layer group but an iteration's first; None: that of an iteration, the most that the
+    way back to the scheduler can cost."""
     seed: int = 0
     log_interval_ns: int = 500_000_000
     dump: DumpSettings | None = None

@@ -65,7 +65,7 @@ class Simulation:
         routing = np.random.default_rng(config.seed).spawn(2)
         self._router = make_router(config.request_routing_policy, routing[0])
         self._decode_router = make_router(config.request_routing_policy, routing[1])
-        self._step_overhead_ns = config.step_overhead_ns
+        self._overheads = config.step_overhead_ns, config.layer_group_overhead_ns
         self._observers = observers
         self._arrivals = [_request(spec) for spec in workload]
         self._next_arrival = 0
@@ -149,15 +149,19 @@ class Simulation:
             outgoing = self._mover.tokens_to_send(instance, batch)
         kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in outgoing.items()}
         trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs)
-        overhead_ns = self._step_overhead_ns
-        if overhead_ns is None:
-            overhead_ns = instance.latency.step_overhead_ns
-        ticket = self.controller.submit(trace, now_ns + overhead_ns)
-        self._mover.sent(ticket, outgoing)
+        ticket = self.controller.submit(trace, now_ns + self._overhead_ns(instance, batch))
+        self._mover.sent(ticket, outgoing, all_layers=batch.layer_group.is_last)
         instance.in_flight = InFlight(batch, ticket)
         self._running[ticket] = instance
         for observer in self._observers:
             observer.on_submit(instance, trace, ticket)
+
+    def _overhead_ns(self, instance: Instance, batch: Batch) -> int:
+        """Host time before a batch runs: of a step, or of the return to the scheduler between layer groups."""
+        step_ns, layer_group_ns = self._overheads
+        if layer_group_ns is not None and not batch.layer_group.is_first:
+            return layer_group_ns
+        return instance.latency.step_overhead_ns if step_ns is None else step_ns
 
     def _complete(self, completion: Completion) -> None:
         if completion.part == _ITERATION_PART:
