@@ -1,7 +1,8 @@
 """Prefill/decode disaggregation: reserving KV at the decode side, and following the KV on its way.
 
 A request is admitted on a prefill instance once its decode instance has reserved blocks for the whole
-prompt. Every iteration sends the KV of the tokens it computes, layer by layer. The request goes on at the
+prompt. Every iteration sends the KV of the tokens it computes, layer by layer; a layer group sends that of its
+layers, and tokens count as sent with the last group. The request goes on at the
 decode side when its first token is out and all its KV has landed; until then it holds blocks on both.
 """
 
@@ -46,21 +47,28 @@ class KvMover:
     def tokens_to_send(self, instance: Instance, batch: Batch) -> dict[int, list[tuple[Request, int]]]:
         """Requests of a prefill batch with the tokens whose KV this iteration sends, by decode instance.
 
-        After a preemption, tokens whose KV has been sent before are not sent again.
+        After a preemption, tokens whose KV has been sent before are not sent again; those of a chunk that was
+        given up between two layer groups are. A row without a grant sends nothing: its chunk may be paused.
         """
         outgoing: dict[int, list[tuple[Request, int]]] = {}
-        computed = (batch.context + batch.grants).tolist()
+        computed = ((batch.context + batch.grants) * (batch.grants > 0)).tolist()
         for request, tokens in zip(instance.scheduler.running, computed, strict=True):
             new = tokens - request.kv_sent_tokens
             if new > 0 and request.output_tokens > 1:
                 outgoing.setdefault(request.decode_instance_id, []).append((request, new))
         return outgoing
 
-    def sent(self, ticket: int, outgoing: Mapping[int, list[tuple[Request, int]]]) -> None:
-        """Note that a ticket carries KV; its parts 1, 2, ... are the targets in ascending order."""
+    def sent(
+        self, ticket: int, outgoing: Mapping[int, list[tuple[Request, int]]], *, all_layers: bool
+    ) -> None:
+        """Note that a ticket carries KV; its parts 1, 2, ... are the targets in ascending order.
+
+        ``all_layers`` says that with it the KV of all layers is sent: the batch is whole, or its last layer group.
+        """
         for part, target in enumerate(sorted(outgoing), start=1):
             for request, tokens in outgoing[target]:
-                request.kv_sent_tokens += tokens
+                if all_layers:
+                    request.kv_sent_tokens += tokens
                 request.pending_transfers += 1
             self._on_the_way[ticket, part] = [request for request, _ in outgoing[target]]
 

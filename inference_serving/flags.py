@@ -137,6 +137,12 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         help="launch and host time of an iteration: as calibrated, none, or nanoseconds",
     )
     group.add_argument(
+        "--layer-group-overhead",
+        default="auto",
+        metavar="auto|off|NS",
+        help="host time between the layer groups of an iteration: as --step-overhead, none, or nanoseconds",
+    )
+    group.add_argument(
         "--decode-attention",
         choices=["packed", "profiled"],
         default="packed",
@@ -216,7 +222,8 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         latency_source=args.latency_source,
         profile_dir=args.profile_dir,
         packed_decode=args.decode_attention == "packed",
-        step_overhead_ns=_step_overhead_ns(args.step_overhead),
+        step_overhead_ns=_overhead_ns("--step-overhead", args.step_overhead),
+        layer_group_overhead_ns=_overhead_ns("--layer-group-overhead", args.layer_group_overhead),
         long_prompt_tokens=args.long_prompt_tokens,
         wait_ledger=args.wait_ledger,
         seed=args.seed,
@@ -305,15 +312,13 @@ def _policy_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     return tuple(pairs.items())
 
 
-def _step_overhead_ns(text: str) -> int | None:
+def _overhead_ns(flag: str, text: str) -> int | None:
     if text == "auto":
         return None
     if text == "off":
         return 0
     if not re.fullmatch(r"[0-9]{1,13}", text) or int(text) > _MOST:
-        raise InputError(
-            "", "--step-overhead", f"{text!r}: give auto, off or whole nanoseconds from 0 to {_MOST}"
-        )
+        raise InputError("", flag, f"{text!r}: give auto, off or whole nanoseconds from 0 to {_MOST}")
     return int(text)
 
 

@@ -8,23 +8,46 @@ keeps its row, its KV blocks and its progress: pausing costs nothing but the mem
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference_serving.cluster import InstanceSpec
 from inference_serving.kv_cache import KvCache
+from inference_serving.layer_group import LayerGroup
+from inference_serving.memory_model import activation_bytes
 from inference_serving.policies.prefill import Chunk, PrefillJob, PrefillPlan, PrefillPolicy, account
 from inference_serving.request import Batch, Request, RequestState
 from inference_serving.scheduler import IterationOutcome, Refusal, Scheduler
 from inference_serving.settings import SchedulerSettings
+from llm_profile.layers import kv_bytes_per_token
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationBlocks:
+    """Memory for the activations of a chunk that is paused between layer groups, counted in KV blocks."""
+
+    bytes_per_token: int
+    block_bytes: int
+
+    @staticmethod
+    def of(spec: InstanceSpec, block_size: int) -> ActivationBlocks:
+        """What one NPU of an instance holds."""
+        layer_bytes = kv_bytes_per_token(spec.model, spec.tp_size, spec.precision.kv_bits)
+        kv_bytes = layer_bytes * spec.model.num_hidden_layers
+        return ActivationBlocks(activation_bytes(spec.model, spec.precision, 1), block_size * kv_bytes)
+
+    def for_tokens(self, tokens: int) -> int:
+        """Blocks that hold the activations of a chunk."""
+        return -(-tokens * self.bytes_per_token // self.block_bytes)
 
 
 class HolScheduler(Scheduler):
     """Forms the batches of one instance under a prefill policy.
 
     ``would_admit`` says whether ``may_admit`` (see ``Scheduler``) would say yes, without reserving anything.
-    ``activation_blocks`` are held by every prompt that may be paused inside a chunk, for its activations.
+    A prompt that is paused inside a chunk holds ``activations`` besides its KV.
     """
 
     def __init__(
@@ -33,6 +56,7 @@ class HolScheduler(Scheduler):
         kv_cache: KvCache,
         policy: PrefillPolicy,
         *,
+        activations: ActivationBlocks,
         hands_over: bool = False,
         may_admit: Callable[[Request], bool] | None = None,
         would_admit: Callable[[Request], bool] | None = None,
@@ -41,6 +65,9 @@ class HolScheduler(Scheduler):
             replace(settings, scheduling_policy="fcfs"), kv_cache, hands_over=hands_over, may_admit=may_admit
         )
         self.prefill_policy = policy
+        self._activations = activations
+        self._held_activations: dict[int, int] = {}
+        self._must_go_on: Chunk | None = None
         self._would_admit = would_admit
         self._unfinished: dict[int, tuple[PrefillJob, Request]] = {}
         self._started: dict[int, Request] = {}
@@ -56,7 +83,15 @@ class HolScheduler(Scheduler):
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
         self._now_ns = now_ns
-        return super().schedule(now_ns)
+        batch = super().schedule(now_ns)
+        if batch is None or self._step is None:
+            return batch
+        chunk = self._step.chunks[0]
+        if chunk.groups == 1:
+            return batch
+        if not chunk.completes:
+            self._table.grant[:] = 0  # its tokens have KV after the last layer group only
+        return replace(batch, layer_group=LayerGroup(chunk.group, chunk.groups))
 
     def complete(self, end_ns: int) -> IterationOutcome:
         """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
@@ -64,6 +99,7 @@ class HolScheduler(Scheduler):
         if step is not None:
             start_ns, self._now_ns = self._now_ns, end_ns
             account(step)
+            self._hold_activations(step.chunks[0])
             self.prefill_policy.on_progress(step, start_ns, end_ns)
             for chunk in step.chunks:
                 if not chunk.job.remaining_tokens:
@@ -85,7 +121,24 @@ class HolScheduler(Scheduler):
             request.job = job
         self.prefill_policy.on_arrival(job, self._now_ns)
 
+    def _hold_activations(self, chunk: Chunk) -> None:
+        """Take memory for a chunk's activations after its first layer group; give it back after the last.
+
+        A chunk that finds none cannot be paused: its next layer group runs next.
+        """
+        request_id = chunk.job.request_id
+        if chunk.completes:
+            self.kv_cache.give_back(self._held_activations.pop(request_id, 0))
+        elif request_id not in self._held_activations:
+            blocks = self._activations.for_tokens(chunk.tokens)
+            if blocks + self._owed_blocks() > self.kv_cache.free_blocks:
+                self._must_go_on = replace(chunk, group=chunk.group + 1)
+                return
+            self.kv_cache.take(blocks)
+            self._held_activations[request_id] = blocks
+
     def _forget(self, job: PrefillJob) -> None:
+        self.kv_cache.give_back(self._held_activations.pop(job.request_id, 0))
         self.prefill_policy.on_finish(job, self._now_ns)
         del self._unfinished[job.request_id]
         self._started.pop(job.request_id, None)
@@ -99,7 +152,7 @@ class HolScheduler(Scheduler):
             budget = self._grant(self._decoding(), budget)
         chunks: list[Chunk] = []
         if self.preemptions == preempted_before and budget and self._unfinished:
-            plan = self.prefill_policy.plan(budget, self._now_ns, self._can_start)
+            plan = self._next_plan(budget)
             chunks = [chunk for chunk in plan.chunks if self._run(chunk)] if plan else []
             budget -= sum(chunk.tokens for chunk in chunks)
         if self.settings.prioritize_prefill:
@@ -109,6 +162,12 @@ class HolScheduler(Scheduler):
         self._step = PrefillPlan(kept, plan.predicted_ns) if kept and plan else None
         self._note_paused_blocks(kept)
         return self.settings.token_budget - int(np.add.reduce(self._table.grant))
+
+    def _next_plan(self, budget: int) -> PrefillPlan | None:
+        chunk, self._must_go_on = self._must_go_on, None
+        if chunk is not None and chunk.job.request_id in self._started:
+            return PrefillPlan((chunk,), chunk.planned_ns)
+        return self.prefill_policy.plan(budget, self._now_ns, self._can_start)
 
     def _decoding(self) -> NDArray[np.bool_] | None:
         """Which rows are not in prefill; None if none is."""

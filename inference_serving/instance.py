@@ -6,17 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from inference_serving.cluster import InstanceSpec, Role
-from inference_serving.hol_scheduler import HolScheduler
+from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
 from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
-from inference_serving.policies.prefill import CostModel
+from inference_serving.prefill_costs import PrefillCosts
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
 from inference_serving.trace_generator import TraceGenerator
-from llm_profile.latency import LatencyModel
 
 
 @dataclass(slots=True)
@@ -40,7 +39,7 @@ class Admission(Protocol):
 
 
 def make_scheduler(
-    spec: InstanceSpec, kv_cache: KvCache, costs: CostModel, admission: Admission | None
+    spec: InstanceSpec, kv_cache: KvCache, costs: PrefillCosts, admission: Admission | None
 ) -> Scheduler:
     """The scheduler that an instance's settings ask for; a decode instance has no prefills to order."""
     settings, hands_over = spec.scheduler, spec.role is Role.PREFILL
@@ -49,11 +48,20 @@ def make_scheduler(
         return Scheduler(settings, kv_cache, hands_over=hands_over, may_admit=may_admit)
     if spec.role is Role.DECODE:
         return Scheduler(replace(settings, scheduling_policy="fcfs"), kv_cache)
-    args = dict(settings.policy_args)
-    policy = make_prefill_policy(settings.scheduling_policy, args, costs, settings.longest_chunk)
+    # a chunk that shares its iteration with decodes is not cut: they would have to wait for all of it
+    most_groups = spec.model.num_hidden_layers if spec.role is Role.PREFILL else 1
+    policy = make_prefill_policy(
+        settings.scheduling_policy, dict(settings.policy_args), costs, settings.longest_chunk, most_groups
+    )
     would_admit = None if admission is None else admission.would_admit
     return HolScheduler(
-        settings, kv_cache, policy, hands_over=hands_over, may_admit=may_admit, would_admit=would_admit
+        settings,
+        kv_cache,
+        policy,
+        activations=ActivationBlocks.of(spec, kv_cache.block_size),
+        hands_over=hands_over,
+        may_admit=may_admit,
+        would_admit=would_admit,
     )
 
 
@@ -63,20 +71,20 @@ class Instance:
     def __init__(
         self,
         spec: InstanceSpec,
-        latency: LatencyModel,
-        costs: CostModel,
+        costs: PrefillCosts,
         admission: Admission | None = None,
     ) -> None:
         self.spec = spec
         self.instance_id = spec.instance_id
-        self.latency = latency
+        self.latency = costs.latency
+        self.overhead = costs.overhead
         self.costs = costs
         self._forecaster = Forecaster(
             costs, PolicyOptions(chunk=REFERENCE_CHUNK_TOKENS), REFERENCE_CHUNK_TOKENS
         )
         self.kv_cache = KvCache(spec.memory.kv_blocks, spec.scheduler.block_size)
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
-        self.traces = TraceGenerator(spec, latency)
+        self.traces = TraceGenerator(spec, costs.latency)
         self.in_flight: InFlight | None = None
         self.iterations = 0
         self._unfinished = 0

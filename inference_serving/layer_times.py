@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from inference_serving.layer_group import LayerGroup
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import DURATION_SLOT
 from llm_profile.latency import LatencyModel, Source
@@ -14,6 +15,7 @@ from llm_profile.layers import BLOCK_LAYERS, LAYERS
 
 _LEAST_COUNTS = 513
 _ATTENTION = "attn"
+_EMBEDDING = "embedding"
 _LM_HEAD = "lm_head"
 
 
@@ -43,32 +45,39 @@ class LayerTimes:
 class ProvenanceTally:
     """Adds up the compute time of an instance's iterations by how its latencies came about.
 
-    Only counts while the simulation runs; which number is measured and which is not is asked at the end.
+    A layer group counts with the layers that it runs. Only counts while the simulation runs; which number is
+    measured and which is not is asked at the end.
     """
 
     def __init__(self, latency: LatencyModel, blocks: int) -> None:
         self._latency = latency
         self._blocks = blocks
-        self._iterations_of: Counter[tuple[int, int]] = Counter()
+        self._iterations_of: Counter[tuple[int, int, LayerGroup]] = Counter()
         self._attention_ns: Counter[Source] = Counter()
 
-    def count(self, batch: Batch, attention_ns: int) -> None:
-        """Note one iteration; ``attention_ns`` is the time of one block's attention."""
-        self._iterations_of[batch.total_tokens, batch.sequences] += 1
+    def count(self, batch: Batch, blocks: int, attention_ns: int) -> None:
+        """Note one iteration of ``blocks`` blocks; ``attention_ns`` is the time of one block's attention."""
+        self._iterations_of[batch.total_tokens, batch.sequences, batch.layer_group] += 1
         every_row = batch.sequences == len(batch.grants)
         context = batch.context if every_row else batch.context[batch.grants > 0]
         kv_tokens = batch.total_tokens + int(np.add.reduce(context))
-        self._attention_ns[self._latency.source(_ATTENTION, kv_tokens)] += attention_ns * self._blocks
+        self._attention_ns[self._latency.source(_ATTENTION, kv_tokens)] += attention_ns * blocks
 
     def time_ns(self, times: LayerTimes) -> Mapping[Source, int]:
         """Compute time so far by provenance, collectives and step overheads left out."""
         total_ns = Counter(self._attention_ns)
-        for (tokens, sequences), iterations in self._iterations_of.items():
+        for (tokens, sequences, layer_group), iterations in self._iterations_of.items():
             for layer in LAYERS:
                 if layer == _ATTENTION:
                     continue
                 rows = sequences if layer == _LM_HEAD else tokens
-                runs = iterations * (self._blocks if layer in BLOCK_LAYERS else 1)
+                runs = iterations * self._runs(layer, layer_group)
                 spent_ns = int(times.of(rows)[DURATION_SLOT[layer]])
                 total_ns[self._latency.source(layer, rows)] += runs * spent_ns
         return total_ns
+
+    def _runs(self, layer: str, layer_group: LayerGroup) -> int:
+        """How often a layer group runs a layer."""
+        if layer in BLOCK_LAYERS:
+            return len(layer_group.blocks(self._blocks))
+        return int(layer_group.is_first if layer == _EMBEDDING else layer_group.is_last)

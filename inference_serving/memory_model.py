@@ -40,6 +40,16 @@ class Precision:
     kv_bits: int = 16
 
 
+def activation_bytes(model: ModelConfig, precision: Precision, tokens: int) -> int:
+    """Bytes on each NPU that ``tokens`` tokens keep alive between two blocks, while a chunk is paused there.
+
+    vLLM's decoder layers hand on two tensors of shape ``[tokens, hidden_size]``: the hidden states (the MLP's
+    output) and the residual stream. Tensor parallelism replicates both on every rank. Positions and attention
+    metadata, some bytes a token, follow from the schedule again and are not counted.
+    """
+    return 2 * tokens * model.hidden_size * precision.weight_bits // 8
+
+
 def plan_memory(
     model: ModelConfig,
     tp_size: int,

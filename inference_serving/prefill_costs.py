@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from inference_serving.cluster import Cluster, InstanceSpec
 from inference_serving.controller import EngineController
-from inference_serving.layer_times import LayerTimes
+from inference_serving.host_overhead import HostOverhead
+from inference_serving.layer_group import WHOLE_MODEL, LayerGroup, layer_groups
 from inference_serving.request import Batch
 from inference_serving.trace_generator import Trace, TraceGenerator
 from inference_serving.trace_shape import DURATION_SLOT
 from llm_profile.latency import LatencyModel
-from llm_profile.layers import BLOCK_LAYERS, LAYERS
 
-_LM_HEAD = DURATION_SLOT["lm_head"]
+_ATTENTION = DURATION_SLOT["attn"]
 
 
 class SerialTimes:
@@ -35,7 +35,7 @@ class SerialTimes:
         start_ns = self._engine.now_ns
         self._engine.submit(trace, start_ns)
         (done,) = self._engine.advance(None)
-        layers_ns = sum(max(int(trace.durations_ns[DURATION_SLOT[row.layer]]), 1) for row in trace.shape.rows)
+        layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace))
         return done.finish_ns - start_ns - layers_ns
 
 
@@ -46,45 +46,50 @@ class PrefillCosts:
         self,
         instance: InstanceSpec,
         latency: LatencyModel,
-        step_overhead_ns: int,
+        overhead: HostOverhead,
         serial_ns: Callable[[Trace], int],
     ) -> None:
-        self._latency = latency
-        self._overhead_ns = step_overhead_ns
+        self.latency = latency
+        self.overhead = overhead
         self._traces = TraceGenerator(instance, latency)
         self._serial_ns = serial_ns
-        self._layer_times = LayerTimes(latency)
         self._blocks = instance.model.num_hidden_layers
-        self._runs = np.array([self._blocks if layer in BLOCK_LAYERS else 1 for layer in LAYERS], np.int64)
-        self._runs[[DURATION_SLOT["attn"], _LM_HEAD]] = 0
-        self._dense_ns: dict[tuple[int, int], int] = {}
+        self._dense_ns: dict[tuple[int, int, LayerGroup], int] = {}
 
     def batch_ns(self, chunks: Sequence[tuple[int, int]]) -> int:
         """Time of one iteration of prefill chunks, each ``(tokens, tokens cached before them)``."""
-        tokens = sum(chunk[0] for chunk in chunks)
-        dense = (tokens, len(chunks))
-        if dense not in self._dense_ns:
-            self._dense_ns[dense] = self._price_dense(*dense)
-        return self._dense_ns[dense] + self._blocks * max(self._attention_ns(chunks), 1)
+        return self._ns(chunks, WHOLE_MODEL)
 
     def group_ns(self, tokens: int, context: int, group: int, groups: int) -> int:
-        """Time of one layer group of an iteration that runs one chunk."""
-        raise NotImplementedError
+        """Time of one layer group of an iteration that runs one chunk.
 
-    def _attention_ns(self, chunks: Sequence[tuple[int, int]]) -> int:
-        batch = _batch(chunks)
-        return self._latency.attention_ns(*batch.prefill_chunks(), batch.decode_kv())
+        Of more groups than the model has blocks, those without a block take no time.
+        """
+        parts = layer_groups(self._blocks, groups)
+        return self._ns([(tokens, context)], parts[group]) if group < len(parts) else 0
 
-    def _price_dense(self, tokens: int, sequences: int) -> int:
-        """Everything but attention: layers, step overhead, and what the engine adds."""
+    def _ns(self, chunks: Sequence[tuple[int, int]], layer_group: LayerGroup) -> int:
+        batch = _batch(chunks, layer_group)
+        kind = (batch.total_tokens, batch.sequences, layer_group)
+        if kind not in self._dense_ns:
+            self._dense_ns[kind] = self._price_dense(*kind)
+        attention_ns = self.latency.attention_ns(*batch.prefill_chunks(), batch.decode_kv())
+        return self._dense_ns[kind] + len(layer_group.blocks(self._blocks)) * max(attention_ns, 1)
+
+    def _price_dense(self, tokens: int, sequences: int, layer_group: LayerGroup) -> int:
+        """Everything but attention: layers, host overhead, and what the engine adds."""
         even = [(tokens // sequences + (index < tokens % sequences), 0) for index in range(sequences)]
-        trace = self._traces.synthesize_trace(_batch(even), {}, {})
-        times_ns = np.maximum(self._layer_times.of(tokens), 1)
-        head_ns = max(int(self._layer_times.of(sequences)[_LM_HEAD]), 1)
-        return int(times_ns @ self._runs) + head_ns + self._overhead_ns + self._serial_ns(trace)
+        trace = self._traces.synthesize_trace(_batch(even, layer_group), {}, {})
+        layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace) if slot != _ATTENTION)
+        return layers_ns + self.overhead.before(layer_group) + self._serial_ns(trace)
 
 
-def _batch(chunks: Sequence[tuple[int, int]]) -> Batch:
+def _slots(trace: Trace) -> Iterator[int]:
+    """Duration slots of a trace's rows."""
+    return (DURATION_SLOT[row.layer] for row in trace.shape.rows)
+
+
+def _batch(chunks: Sequence[tuple[int, int]], layer_group: LayerGroup) -> Batch:
     data = np.array(chunks, dtype=np.int64)
     total = int(data[:, 0].sum())
-    return Batch(data[:, 0], data[:, 1], total, total, len(chunks))
+    return Batch(data[:, 0], data[:, 1], total, total, len(chunks), layer_group)

@@ -43,7 +43,8 @@ class IntervalLog:
         if now_ns > self._interval_end_ns:
             self._print_line()
             self._interval_end_ns = -(-now_ns // self._interval_ns) * self._interval_ns
-        self._prompt_tokens += batch.prompt_tokens
+        if batch.layer_group.is_last:
+            self._prompt_tokens += batch.prompt_tokens
         self._generated_tokens += outcome.generated_tokens
 
     def finish(self) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from inference_serving.layer_group import WHOLE_MODEL, LayerGroup
+
 if TYPE_CHECKING:
     from inference_serving.policies.prefill import PrefillJob
 
@@ -86,11 +88,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One iteration's work: tokens granted to each running request.
+    """One iteration's work, or a layer group of it: tokens granted to each running request.
 
     The arrays have one entry per row of the scheduler's running table, in running order; a grant of 0
     means that the row sits this iteration out. ``sequences`` counts the rows that do not, ``prompt_tokens``
-    the tokens of rows that are still in their prompt.
+    the tokens of rows that are still in their prompt. ``layer_group`` says which blocks run; all numbers are
+    those of the whole iteration in each of its groups, and are done with the last.
     """
 
     grants: Int64Array
@@ -98,6 +101,7 @@ class Batch:
     total_tokens: int
     prompt_tokens: int
     sequences: int
+    layer_group: LayerGroup = WHOLE_MODEL
 
     def prefill_chunks(self) -> tuple[Int64Array, Int64Array]:
         """Chunk lengths and the tokens already cached before them, of the rows that run a chunk."""

@@ -71,6 +71,9 @@ class SimulationConfig:
     """Price decode attention as vLLM's kernels run it, see LatencyQuery."""
     step_overhead_ns: int | None = None
     """Launch and host time of every iteration; None: what the latency source of each instance says."""
+    layer_group_overhead_ns: int | None = None
+    """Host time before each layer group but an iteration's first; None: that of an iteration, the most that the
+    way back to the scheduler can cost."""
     long_prompt_tokens: int = 8192
     """A prompt of at least so many tokens is of the class ``long`` where the dataset gives no class."""
     wait_ledger: bool = False

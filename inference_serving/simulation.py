@@ -11,6 +11,7 @@ from astra_sim import Completion, EngineCounters
 from inference_serving.cluster import Cluster, Role
 from inference_serving.controller import make_controller
 from inference_serving.disaggregation import KvMover
+from inference_serving.host_overhead import HostOverhead
 from inference_serving.instance import InFlight, Instance
 from inference_serving.prefill_costs import PrefillCosts, SerialTimes
 from inference_serving.request import Batch, Request
@@ -55,13 +56,12 @@ class Simulation:
         self.controller = make_controller(cluster, config)
         self.instances: dict[int, Instance] = {}
         self._mover = KvMover(self.instances)
-        self._step_overhead_ns = config.step_overhead_ns
         serial = SerialTimes(cluster)
         for spec in cluster.instances:
             latency = latencies[spec.instance_id]
-            costs = PrefillCosts(spec, latency, self._overhead_ns(latency), serial.ns)
+            costs = PrefillCosts(spec, latency, HostOverhead.of(config, latency), serial.ns)
             admission = self._mover if spec.role is Role.PREFILL else None
-            self.instances[spec.instance_id] = Instance(spec, latency, costs, admission)
+            self.instances[spec.instance_id] = Instance(spec, costs, admission)
         self._decode_specs = {spec.instance_id: spec for spec in cluster.with_role(Role.DECODE)}
         self._entries = [
             self.instances[s.instance_id] for s in cluster.with_role(Role.COLOCATED, Role.PREFILL)
@@ -154,16 +154,12 @@ class Simulation:
             outgoing = self._mover.tokens_to_send(instance, batch)
         kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in outgoing.items()}
         trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs)
-        ticket = self.controller.submit(trace, now_ns + self._overhead_ns(instance.latency))
-        self._mover.sent(ticket, outgoing)
+        ticket = self.controller.submit(trace, now_ns + instance.overhead.before(batch.layer_group))
+        self._mover.sent(ticket, outgoing, all_layers=batch.layer_group.is_last)
         instance.in_flight = InFlight(batch, ticket)
         self._running[ticket] = instance
         for observer in self._observers:
             observer.on_submit(instance, trace, ticket)
-
-    def _overhead_ns(self, latency: LatencyModel) -> int:
-        given_ns = self._step_overhead_ns
-        return latency.step_overhead_ns if given_ns is None else given_ns
 
     def _complete(self, completion: Completion) -> None:
         if completion.part == _ITERATION_PART:

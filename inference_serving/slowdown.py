@@ -99,4 +99,3 @@ def by_class(
 def class_of(given: str | None, prompt_tokens: int, long_prompt_tokens: int) -> str:
     """Class of a request: what the dataset says, else by the length of its prompt."""
     return given or ("long" if prompt_tokens >= long_prompt_tokens else "short")
-

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from inference_serving.cluster import InstanceSpec
+from inference_serving.layer_group import LayerGroup
 from inference_serving.layer_times import LayerTimes, ProvenanceTally
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import (
@@ -63,7 +64,8 @@ class Trace:
     def rows(self) -> Iterator[TraceRow]:
         """Typed rows in execution order, as the published text trace shows them (one rank's sizes).
 
-        A row's output is the next row's input; k and v results meet in rope, so v_proj shows its own.
+        A row's output is the next row's input; k and v results meet in rope, so v_proj shows its own. The last
+        row of a layer group shows its own, too: the hidden states that the next group takes in.
         """
         layers = self.shape.rows
         for row, following in zip(layers, (*layers[1:], None), strict=True):
@@ -98,9 +100,9 @@ class Trace:
         return self.tokens * width * instance.precision.weight_bits // 8
 
     def _output_bytes(self, row: RowShape, following: RowShape | None) -> int:
-        if following is None or row.stores_sampled_ids:
+        if row.stores_sampled_ids:
             return int(self.sizes[SAMPLED_IDS_SLOT])
-        if row.layer in _OWN_OUTPUT:
+        if following is None or row.layer in _OWN_OUTPUT:
             instance = self.shape.instance
             width = layer_shape(instance.model, row.layer, instance.tp_size).output_width
             return self.tokens * width * instance.precision.weight_bits // 8
@@ -122,13 +124,13 @@ class TraceGenerator:
         self._latency = latency
         self._layer_times = LayerTimes(latency)
         self._provenance = ProvenanceTally(latency, instance.model.num_hidden_layers)
-        self._shapes: dict[tuple[int, ...], TraceShape] = {}
+        self._shapes: dict[tuple[LayerGroup, tuple[int, ...]], TraceShape] = {}
         self._hidden_bytes = instance.model.hidden_size * instance.precision.weight_bits // 8
 
     def synthesize_trace(
         self, batch: Batch, kv_tokens: Mapping[int, int], decode_instances: Mapping[int, InstanceSpec]
     ) -> Trace:
-        """Trace of one iteration.
+        """Trace of one iteration, or of the layer group of it that ``batch`` names.
 
         ``kv_tokens`` says how many tokens of KV go to each decode instance (by instance id) as the layers
         finish; the embedding reads the token ids from host memory and the sampled ids go back there.
@@ -137,9 +139,9 @@ class TraceGenerator:
         durations_ns = self._layer_times.of(tokens).copy()
         chunks, context = batch.prefill_chunks()
         durations_ns[_ATTENTION] = self._latency.attention_ns(chunks, context, batch.decode_kv())
-        self._provenance.count(batch, int(durations_ns[_ATTENTION]))
+        shape = self._shape(batch.layer_group, tuple(sorted(kv_tokens)), decode_instances)
+        self._provenance.count(batch, len(shape.blocks), int(durations_ns[_ATTENTION]))
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
-        shape = self._shape(tuple(sorted(kv_tokens)), decode_instances)
         return Trace(shape, durations_ns, self._sizes(shape, batch, kv_tokens), tokens)
 
     def provenance_ns(self) -> Mapping[Source, int]:
@@ -159,9 +161,11 @@ class TraceGenerator:
                 )
         return sizes
 
-    def _shape(self, targets: tuple[int, ...], decode_instances: Mapping[int, InstanceSpec]) -> TraceShape:
-        if targets not in self._shapes:
-            self._shapes[targets] = build_shape(
-                self._instance, tuple(decode_instances[target] for target in targets)
-            )
-        return self._shapes[targets]
+    def _shape(
+        self, layer_group: LayerGroup, targets: tuple[int, ...], decode_instances: Mapping[int, InstanceSpec]
+    ) -> TraceShape:
+        key = layer_group, targets
+        if key not in self._shapes:
+            receivers = tuple(decode_instances[target] for target in targets)
+            self._shapes[key] = build_shape(self._instance, receivers, layer_group)
+        return self._shapes[key]

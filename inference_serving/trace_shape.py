@@ -1,4 +1,4 @@
-"""The structure of one iteration's trace, without its numbers: built once per instance and KV target set.
+"""The structure of one iteration's trace, without its numbers: built once per instance, layer group and KV targets.
 
 Numbers are kept apart so that they can change every iteration while the structure, and the graph that the
 engine compiled from it, stay. A row names *slots*: positions in the trace's ``durations_ns`` and ``sizes``.
@@ -11,6 +11,7 @@ from functools import cached_property
 
 from inference_serving.cluster import InstanceSpec
 from inference_serving.kv_transfer import HeadTransfer, head_transfers
+from inference_serving.layer_group import WHOLE_MODEL, LayerGroup
 from llm_profile.layers import BLOCK_LAYERS, LAYERS
 
 DURATION_SLOT = {layer: slot for slot, layer in enumerate(LAYERS)}
@@ -45,9 +46,13 @@ class RowShape:
 
 @dataclass(frozen=True, eq=False)
 class TraceShape:
-    """Rows in execution order, the NPUs that take part, and the KV targets."""
+    """Rows in execution order, the NPUs that take part, and the KV targets.
+
+    ``blocks`` are the numbers of the transformer blocks in it: all, or those of a layer group.
+    """
 
     instance: InstanceSpec
+    blocks: range
     rows: tuple[RowShape, ...]
     targets: tuple[KvTarget, ...]
 
@@ -62,9 +67,23 @@ class TraceShape:
         return FIRST_KV_SLOT + sum(len(target.transfers) for target in self.targets)
 
 
-def build_shape(instance: InstanceSpec, targets: tuple[InstanceSpec, ...] = ()) -> TraceShape:
-    """Lay out the rows of one iteration of ``instance`` that sends KV to ``targets``."""
-    return TraceShape(instance, _rows(instance, sends_kv=bool(targets)), _kv_targets(instance, targets))
+def build_shape(
+    instance: InstanceSpec, targets: tuple[InstanceSpec, ...] = (), layer_group: LayerGroup = WHOLE_MODEL
+) -> TraceShape:
+    """Lay out the rows of one iteration of ``instance`` that sends KV to ``targets``.
+
+    The rows of a layer group are a slice of the whole iteration's, and keep their names.
+    """
+    blocks = layer_group.blocks(instance.model.num_hidden_layers)
+    start = None if layer_group.is_first else _row_of_block(blocks.start)
+    stop = None if layer_group.is_last else _row_of_block(blocks.stop)
+    rows = _rows(instance, sends_kv=bool(targets))[start:stop]
+    return TraceShape(instance, blocks, rows, _kv_targets(instance, targets))
+
+
+def _row_of_block(block: int) -> int:
+    """Row at which a block begins; the embedding is before the first."""
+    return 1 + block * len(BLOCK_LAYERS)
 
 
 def _rows(instance: InstanceSpec, *, sends_kv: bool) -> tuple[RowShape, ...]:

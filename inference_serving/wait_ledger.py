@@ -162,9 +162,7 @@ def _members(instance: Instance, batch: Batch) -> list[_Member]:
     return members
 
 
-def _what_it_is_to_others(
-    members: list[_Member], refused: tuple[Cause, int] | None
-) -> tuple[Cause, int]:
+def _what_it_is_to_others(members: list[_Member], refused: tuple[Cause, int] | None) -> tuple[Cause, int]:
     """What an iteration is to a request that waits without having been refused itself."""
     if members:
         first = members[0].request

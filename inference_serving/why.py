@@ -39,14 +39,18 @@ def parse_ledger(text: str) -> Account:
 def main(argv: list[str] | None = None) -> int:
     """Print the story of one request; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m inference_serving.why", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN.csv", help="per-request CSV of a run with --wait-ledger")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN.csv", help="per-request CSV of a run with --wait-ledger"
+    )
     parser.add_argument("request", type=int, metavar="REQUEST", help="request id")
     args = parser.parse_args(argv)
     try:
         rows = _read(args.run)
         if args.request not in rows:
             known = f"0 to {max(rows)}" if rows else "none"
-            raise InputError(args.run, "request id", f"{args.request}: no such finished request; there are {known}")
+            raise InputError(
+                args.run, "request id", f"{args.request}: no such finished request; there are {known}"
+            )
         print("\n".join(story(rows, args.request)))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -58,7 +62,7 @@ def _read(file: Path) -> dict[int, Row]:
     try:
         with file.open(newline="", encoding="utf-8") as lines:
             csv.field_size_limit(2**31 - 1)
-            rows = {}
+            rows: dict[int, Row] = {}
             for row in csv.DictReader(lines):
                 if not row.get("wait_ledger"):
                     raise InputError(
@@ -66,6 +70,8 @@ def _read(file: Path) -> dict[int, Row]:
                     )
                 rows[int(row["request id"])] = row
             return rows
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(file, "", "no such file") from None
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
@@ -82,8 +88,9 @@ def story(rows: Mapping[int, Row], request_id: int) -> Iterator[str]:
     except ValueError:
         raise InputError("", "wait_ledger", f"{row['wait_ledger']!r}: not a ledger of main.py") from None
     ttft_ns = int(row["TTFT"])
-    yield f"{_name(rows, request_id).capitalize()}, arrived at {int(row['arrival']) / 1e9:.3f} s at instance " + (
-        f"{row['prefill_instance_id']}."
+    yield (
+        f"{_name(rows, request_id).capitalize()}, arrived at {int(row['arrival']) / 1e9:.3f} s at instance "
+        + (f"{row['prefill_instance_id']}.")
     )
     alone_ns = int(row["isolated_prefill"])
     yield (
@@ -111,7 +118,8 @@ def _phrase(rows: Mapping[int, Row], cause: Cause, who: int) -> str:
         Cause.BEHIND: f"waiting while the token budget went to {name}",
         Cause.BLOCKED: f"blocked by {name}",
         Cause.KV: "waiting for free KV blocks" + ("" if who == NOBODY else f", behind {name}"),
-        Cause.DECODE: "waiting for room at its decode instance" + ("" if who == NOBODY else f", behind {name}"),
+        Cause.DECODE: "waiting for room at its decode instance"
+        + ("" if who == NOBODY else f", behind {name}"),
         Cause.IDLE: "waiting while nothing ran",
     }[cause]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from inference_serving.policies.options import PolicyOptions, make_options
@@ -62,12 +63,15 @@ def find_prefill_policy(name: str) -> PrefillPolicyClass:
 
 
 def make_prefill_policy(
-    name: str, args: Mapping[str, str], costs: CostModel, token_budget: int
+    name: str, args: Mapping[str, str], costs: CostModel, token_budget: int, most_groups: int = 1
 ) -> PrefillPolicy:
-    """A new policy object; raises ValueError for an unknown name or option."""
+    """A new policy object, whose chunks are cut into at most ``most_groups`` layer groups.
+
+    Raises ValueError for an unknown name or option.
+    """
     kind = find_prefill_policy(name)
     options: PolicyOptions = make_options(kind.options_type, args)
-    return kind(costs, options, token_budget)
+    return kind(costs, replace(options, groups=min(options.groups, most_groups)), token_budget)
 
 
 def check_prefill_policy(name: str, args: Mapping[str, str]) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_serving.cluster import Cluster
+from inference_serving.cluster import Cluster, InstanceSpec
 from inference_serving.config_builder import load_cluster
+from inference_serving.host_overhead import HostOverhead
+from inference_serving.prefill_costs import PrefillCosts
 from inference_serving.request_spec import RequestSpec
 from inference_serving.settings import SimulationConfig
 from inference_serving.simulation import RunObserver, Simulation
@@ -66,6 +68,11 @@ class LinearLatency:
 
     def source(self, layer: str, tokens: int) -> Source:
         return Source.ESTIMATED
+
+
+def lone_costs(spec: InstanceSpec) -> PrefillCosts:
+    """Prefill times of an instance whose iterations cost nothing but their layers."""
+    return PrefillCosts(spec, LinearLatency(), HostOverhead(0, 0), lambda trace: 0)
 
 
 def instance(

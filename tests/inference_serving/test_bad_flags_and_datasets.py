@@ -377,8 +377,9 @@ def test_a_disk_that_fills_up_is_an_error_without_traceback(run, monkeypatch):
     assert outcome.stderr.endswith("run.csv: No space left on device\n")
 
 
+@pytest.mark.parametrize("flag", ["--step-overhead", "--layer-group-overhead"])
 @pytest.mark.parametrize("value", ["-1", "fast", "1.5", "", "9999999999999", "٣"])
-def test_a_step_overhead_is_auto_off_or_nanoseconds(run, value):
-    assert run(f"--step-overhead={value}") == refused(
-        f"--step-overhead: {value!r}: give auto, off or whole nanoseconds from 0 to 1000000000000"
+def test_an_overhead_is_auto_off_or_nanoseconds(run, flag, value):
+    assert run(f"{flag}={value}") == refused(
+        f"{flag}: {value!r}: give auto, off or whole nanoseconds from 0 to 1000000000000"
     )

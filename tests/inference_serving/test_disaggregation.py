@@ -8,7 +8,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from clusters import KV_BYTES_PER_TOKEN, TINY_MODEL, LinearLatency, cluster_file, instance, requests
+from clusters import (
+    KV_BYTES_PER_TOKEN,
+    TINY_MODEL,
+    LinearLatency,
+    cluster_file,
+    instance,
+    lone_costs,
+    requests,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +24,6 @@ from inference_serving.cluster import Cluster
 from inference_serving.config_builder import load_cluster
 from inference_serving.disaggregation import KvMover
 from inference_serving.instance import Instance
-from inference_serving.prefill_costs import PrefillCosts
 from inference_serving.request import Request
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from inference_serving.simulation import Simulation
@@ -357,16 +364,12 @@ def test_a_crowd_before_a_small_decode_pool_all_gets_served(tmp_path):
     assert [pool.used_blocks for pool in pools] == [0, 0, 0]
 
 
-def _no_costs(spec):
-    return PrefillCosts(spec, LinearLatency(), 0, lambda trace: 0)
-
-
 class Books:
     """A prefill and a decode instance without a run, and the mover between them."""
 
     def __init__(self, folder: Path) -> None:
         specs = cluster_of(folder, (1, "prefill"), (1, "decode"), kv_tokens=[1000, TEN_BLOCKS]).instances
-        instances = {spec.instance_id: Instance(spec, LinearLatency(), _no_costs(spec)) for spec in specs}
+        instances = {spec.instance_id: Instance(spec, lone_costs(spec)) for spec in specs}
         self.mover, self.decode = KvMover(instances), instances[1]
 
     @property

@@ -7,7 +7,7 @@ from clusters import TINY_MODEL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
+from inference_serving.memory_model import GIB, MemoryPlan, Precision, activation_bytes, plan_memory
 from llm_profile.model_config import ModelConfig, load_model_config
 
 TINY = ModelConfig(name="tiny", **TINY_MODEL)
@@ -75,6 +75,14 @@ def test_blocks_by_hand(model, ranks, gigabytes, utilization, blocks):
 @pytest.mark.parametrize(("usable", "blocks"), [(99, -1), (100, 0), (109, 0), (110, 1), (119, 1), (120, 2)])
 def test_only_whole_blocks_count_and_weights_that_do_not_fit_leave_less_than_one(usable, blocks):
     assert MemoryPlan(usable_bytes=usable, weight_bytes=100, kv_bytes_per_block=10).kv_blocks == blocks
+
+
+@pytest.mark.parametrize(("weight_bits", "bytes_a_token"), [(8, 8_192), (16, 16_384), (32, 32_768)])
+def test_a_paused_chunk_keeps_hidden_states_and_residual(weight_bits, bytes_a_token):
+    """Llama-3.1-8B: two tensors of 4096 elements a token; 2,048 tokens in 16 bits hold 32 MiB."""
+    precision = Precision(weight_bits, kv_bits=16)
+    assert activation_bytes(LLAMA_8B, precision, 1) == bytes_a_token
+    assert activation_bytes(LLAMA_8B, precision, 2_048) == 2_048 * bytes_a_token
 
 
 def test_a_gigabyte_is_2_to_the_30_bytes():

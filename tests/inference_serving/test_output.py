@@ -11,14 +11,16 @@ from math import floor
 import pytest
 from clusters import KV_BYTES_PER_TOKEN, LinearLatency, instance, make_cluster, requests, simulate
 
-from inference_serving.output import RunResult, collect, csv_text, summary_json, summary_text
+from inference_serving.output import RunResult, collect, summary_json, summary_text
+from inference_serving.request_csv import csv_text
 from inference_serving.request_spec import RequestSpec
 from inference_serving.settings import SimulationConfig
 from inference_serving.simulation import Simulation
 
 HEADER = (
     "instance id,request id,model,input,output,arrival,end_time,latency,queuing_delay,TTFT,TPOT,ITL,"
-    "prefill_instance_id,decode_instance_id,preemptions,priority"
+    "prefill_instance_id,decode_instance_id,preemptions,priority,"
+    "class,isolated_prefill,slowdown,chunks,pauses,overtaken,bound,wait_ledger"
 )
 MIXED = [(30, 5), (200, 1), (7, 12), (64, 2), (1, 1), (120, 30)]
 KINDS = [
@@ -86,6 +88,14 @@ def test_a_row_by_hand(tmp_path):
         "decode_instance_id": "0",
         "preemptions": "0",
         "priority": "0",
+        "class": "short",
+        "isolated_prefill": str(ttft),
+        "slowdown": "1.000000",
+        "chunks": "",
+        "pauses": "",
+        "overtaken": "",
+        "bound": "",
+        "wait_ledger": "",
     }
 
 
@@ -253,7 +263,7 @@ def test_the_json_describes_each_instance(tmp_path):
     named = ("role", "model", "hardware", "npus", "latency_source", "iterations", "preemptions")
     assert [prefill[name] for name in named] == ["prefill", "tiny", "H100", 2, "test", 1, 0]
     assert [decode[name] for name in named] == ["decode", "tiny", "H100", 1, "test", 3, 0]
-    assert decode["kv_blocks"] == {"capacity": 10, "peak": 3}
+    assert decode["kv_blocks"] == {"capacity": 10, "peak": 3, "peak_paused": 0}
 
 
 def test_the_json_counts_the_bytes_between_npus(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from clusters import LinearLatency, cluster_file, instance, make_cluster, requests
 
 from inference_serving.cli import main
+from inference_serving.layer_group import WHOLE_MODEL
 from inference_serving.progress import IntervalLog, ProgressBar
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from inference_serving.simulation import Simulation
@@ -42,7 +43,10 @@ def lines_of(
     by_id = dict(enumerate(instances or [fake_instance()]))
     log = IntervalLog(by_id, round(interval_s * SECOND), stream)
     for end_s, prompt, generated in iterations:
-        batch, outcome = SimpleNamespace(prompt_tokens=prompt), SimpleNamespace(generated_tokens=generated)
+        batch, outcome = (
+            SimpleNamespace(prompt_tokens=prompt, layer_group=WHOLE_MODEL),
+            SimpleNamespace(generated_tokens=generated),
+        )
         log.on_iteration(round(end_s * SECOND), by_id[0], batch, outcome)
     log.finish()
     return stream.getvalue().splitlines()

@@ -19,6 +19,7 @@ from clusters import TINY_MODEL, cluster_file, instance
 
 from inference_serving import cli
 from inference_serving.progress import IntervalLog
+from inference_serving.request_csv import OWN_COLUMNS
 from inference_serving.simulation import Simulation, SimulationStallError
 
 MAIN = Path(__file__).parents[2] / "main.py"
@@ -73,7 +74,7 @@ def as_program(arguments: list[str], **environment: str) -> subprocess.Completed
 def test_the_published_columns_come_first_and_only_known_ones_follow(tmp_path):
     assert cli.main(arguments(tmp_path)) == 0
     header = (tmp_path / "run.csv").read_text().splitlines()[0]
-    assert header == PUBLISHED_COLUMNS + ",prefill_instance_id,decode_instance_id,preemptions,priority"
+    assert header == ",".join([PUBLISHED_COLUMNS, *OWN_COLUMNS])
 
 
 def test_every_request_has_a_row_with_its_own_numbers(tmp_path):

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from inference_serving.cluster import Role
 from inference_serving.config_builder import load_cluster
 from inference_serving.metrics import request_metrics
-from inference_serving.output import collect, csv_text
+from inference_serving.output import collect
 from inference_serving.request import Batch
+from inference_serving.request_csv import csv_text
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from inference_serving.simulation import Simulation
