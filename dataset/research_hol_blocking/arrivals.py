@@ -59,7 +59,7 @@ def steady_arrivals(process: Sampler, rng: np.random.Generator, count: int, rate
     stretched = np.rint(process(rng, count) / rate)
     if stretched[-1] > _LARGEST_NS:
         raise InputError(
-            "", "--rate", "the last request would arrive after 2**62 ns, 146 years; raise the rate"
+            "", "--rate, --load", "the last request would arrive after 2**62 ns, 146 years; raise the rate"
         )
     arrivals: Ints = stretched.astype(np.int64)
     return arrivals
@@ -75,7 +75,7 @@ def phased_arrivals(process: Sampler, rng: np.random.Generator, rates: tuple[Pha
     expected = np.cumsum([0.0, *(phase.level * (phase.seconds or 0.0) for phase in rates)])
     if expected[-1] > _MAX_REQUESTS:
         raise InputError(
-            "", "--rate", f"{expected[-1]:.3g} requests would arrive; the limit is {_MAX_REQUESTS:g}"
+            "", "--rate, --load", f"{expected[-1]:.3g} requests would arrive; the limit is {_MAX_REQUESTS:g}"
         )
     drawn = [process(rng, _CHUNK)]
     while drawn[-1][-1] < expected[-1] * NS_PER_S:
@@ -83,7 +83,7 @@ def phased_arrivals(process: Sampler, rng: np.random.Generator, rates: tuple[Pha
     unit_s = np.concatenate(drawn) / NS_PER_S
     if unit_s[0] >= expected[-1]:
         raise InputError(
-            "", "--rate", "no request arrives in this time; raise the rate or lengthen the phases"
+            "", "--rate, --load", "no request arrives in this time; raise the rate or lengthen the phases"
         )
     times_s = np.interp(unit_s[unit_s < expected[-1]], expected, ends_s)
     arrivals: Ints = np.rint(times_s * NS_PER_S).astype(np.int64)
