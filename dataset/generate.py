@@ -120,31 +120,31 @@ def token_counts(text: str) -> Sampler:
             lowest, highest = _range(low, high)
             return lambda rng, n: rng.integers(lowest, highest, n, endpoint=True)
         case ["lognormal", median, sigma, *limits] if len(limits) in {0, 2}:
-            mu, spread = math.log(_positive(median)), _positive(sigma)
+            mu, spread = math.log(positive_number(median)), positive_number(sigma)
             lowest, highest = _range(*limits) if limits else (1, MAX_TOKENS)
             return lambda rng, n: _whole(
                 np.exp(rng.normal(mu, spread, n).clip(max=MAX_LOGARITHM)), lowest, highest
             )
-    raise _wrong(text, "a number of tokens, uniform:LOW:HIGH or lognormal:MEDIAN:SIGMA[:LOW:HIGH]")
+    raise wrong_value(text, "a number of tokens, uniform:LOW:HIGH or lognormal:MEDIAN:SIGMA[:LOW:HIGH]")
 
 
 def arrival_times(text: str) -> Sampler:
     """Parse an arrival process; it draws sorted arrival times in nanoseconds."""
     match text.split(":"):
         case ["poisson", rate]:
-            mean_gap_ns = NS_PER_S / _positive(rate)
+            mean_gap_ns = NS_PER_S / positive_number(rate)
             return lambda rng, n: np.cumsum(_whole(rng.exponential(mean_gap_ns, n)))
         case ["gamma", rate, cv]:
-            shape = _positive(cv) ** -2
-            scale_ns = NS_PER_S / _positive(rate) / shape
+            shape = positive_number(cv) ** -2
+            scale_ns = NS_PER_S / positive_number(rate) / shape
             return lambda rng, n: np.cumsum(_whole(rng.gamma(shape, scale_ns, n)))
         case ["constant", rate]:
-            gap_ns = NS_PER_S / _positive(rate)
+            gap_ns = NS_PER_S / positive_number(rate)
             return lambda _, n: _whole(np.arange(n) * gap_ns)
         case ["bursts", count, gap]:
-            size, burst_gap_ns = _count(count), round(_positive(gap) * NS_PER_S)
+            size, burst_gap_ns = whole_number(count), round(positive_number(gap) * NS_PER_S)
             return lambda _, n: np.arange(n) // size * burst_gap_ns
-    raise _wrong(text, "poisson:RATE, gamma:RATE:CV, constant:RATE or bursts:COUNT:GAP")
+    raise wrong_value(text, "poisson:RATE, gamma:RATE:CV, constant:RATE or bursts:COUNT:GAP")
 
 
 def both_lengths(text: str) -> LengthSampler:
@@ -153,7 +153,7 @@ def both_lengths(text: str) -> LengthSampler:
         return _independent(quantile_table(SHAREGPT_INPUT_TOKENS), quantile_table(SHAREGPT_OUTPUT_TOKENS))
     kind, _, file = text.partition(":")
     if kind != "pairs" or not file:
-        raise _wrong(text, "sharegpt or pairs:FILE")
+        raise wrong_value(text, "sharegpt or pairs:FILE")
     pairs = read_pairs(Path(file))
 
     def draw(rng: np.random.Generator, count: int) -> tuple[Ints, Ints]:
@@ -217,49 +217,54 @@ def _whole(values: npt.NDArray[np.floating[Any]], low: int = 0, high: int = 2**6
 def _range(low: str, high: str) -> tuple[int, int]:
     lowest, highest = _tokens(low), _tokens(high)
     if lowest > highest:
-        raise _wrong(f"{low}:{high}", "LOW:HIGH with LOW at most HIGH")
+        raise wrong_value(f"{low}:{high}", "LOW:HIGH with LOW at most HIGH")
     return lowest, highest
 
 
 def _tokens(text: str) -> int:
-    return _count(text, "a number of tokens, at least 1")
+    return whole_number(text, "a number of tokens, at least 1")
 
 
-def _count(text: str, wanted: str = "a whole number of at least 1") -> int:
+def whole_number(text: str, wanted: str = "a whole number of at least 1") -> int:
+    """Parse a count from 1 to 2**31 - 1."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) < 2**31):
-        raise _wrong(text, wanted)
+        raise wrong_value(text, wanted)
     return int(text)
 
 
-def _seed(text: str) -> int:
+def seed_number(text: str) -> int:
+    """Parse a seed, a whole number of at least 0."""
     if not (text.isascii() and text.isdigit()):
-        raise _wrong(text, "a whole number of at least 0")
+        raise wrong_value(text, "a whole number of at least 0")
     return int(text)
 
 
-def _positive(text: str) -> float:
+def positive_number(text: str) -> float:
+    """Parse a number from 0.001 to 1000000."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 1e-3 <= value <= 1e6:
-        raise _wrong(text, "a number from 0.001 to 1000000")
+        raise wrong_value(text, "a number from 0.001 to 1000000")
     return value
 
 
-def _wrong(text: str, wanted: str) -> argparse.ArgumentTypeError:
+def wrong_value(text: str, wanted: str) -> argparse.ArgumentTypeError:
+    """The error of a value that is not what was ``wanted``."""
     return argparse.ArgumentTypeError(f"{text!r}: must be {wanted}")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Argument parser that says what is wrong on one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Print the error and exit with status 2."""
         self.exit(2, f"error: {message} (--help explains)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         description="Make a synthetic workload: a JSON Lines file with one request a line.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -267,16 +272,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FILE", help="file to write, usually named .jsonl")
-    add("--requests", type=_count, required=True, metavar="N", help="number of requests")
+    add("--requests", type=whole_number, required=True, metavar="N", help="number of requests")
     add("--arrivals", type=arrival_times, required=True, metavar="A", help="arrival process, see below")
     add("--lengths", type=both_lengths, metavar="L", help="input and output lengths, see below")
     add("--input-toks", type=token_counts, metavar="D", help="input lengths, see below")
     add("--output-toks", type=token_counts, metavar="D", help="output lengths, see below")
-    add("--seed", type=_seed, default=0, metavar="S", help="seed of all random numbers (default: 0)")
+    add("--seed", type=seed_number, default=0, metavar="S", help="seed of all random numbers (default: 0)")
     add("--token-ids", choices=("none", "random"), default="none", help="token ids to write (default: none)")
     add(
         "--vocab-size",
-        type=_count,
+        type=whole_number,
         default=LLAMA_3_VOCABULARY,
         metavar="V",
         help=f"random token ids are below V (default: {LLAMA_3_VOCABULARY}, Llama 3)",

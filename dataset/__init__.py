@@ -1,0 +1,1 @@
+"""Workloads: those of the repository, their generators, and converters of recorded traces."""
