@@ -35,15 +35,12 @@ def _read(file: Path) -> Run:
 
 def read_series(file: Path) -> Series:
     """Read a throughput series; raises InputError naming line and column."""
-    (_, head), *rest = [*text_lines(file)] or [(0, "")]
-    header = _cells(head)
+    header, rows = _table(file)
     time = _column(file, header, _TIMES)
     generated = _column(file, header, _GENERATED)
-    rows = [_row(file, number, header, _cells(line)) for number, line in rest]
-    if len(rows) < 2:
-        raise InputError(file, "", "must have at least two rows below its header")
+    _check_rows(file, rows)
     times = np.array([row.number(time) for row in rows])
-    step = _step(file, time, times)
+    step = common_step(file, time, times)
     first = round(times[0] / step)
     prompt = [row.number(_PROMPT) for row in rows] if _PROMPT in header else None
     return Series(
@@ -51,6 +48,25 @@ def read_series(file: Path) -> Series:
         generated=_placed([row.number(generated) for row in rows], first),
         prompt=None if prompt is None else _placed(prompt, first),
     )
+
+
+def read_columns(file: Path, names: tuple[str, ...]) -> list[FloatArray]:
+    """Read columns of numbers; raises InputError naming line and column."""
+    header, rows = _table(file)
+    columns = [_column(file, header, (name,)) for name in names]
+    _check_rows(file, rows)
+    return [np.array([row.number(column) for row in rows]) for column in columns]
+
+
+def _table(file: Path) -> tuple[list[str], list[Fields]]:
+    (_, head), *rest = [*text_lines(file)] or [(0, "")]
+    header = _cells(head)
+    return header, [_row(file, number, header, _cells(line)) for number, line in rest]
+
+
+def _check_rows(file: Path, rows: list[Fields]) -> None:
+    if len(rows) < 2:
+        raise InputError(file, "", "must have at least two rows below its header")
 
 
 def _column(file: Path, header: list[str], names: tuple[str, ...]) -> str:
@@ -74,8 +90,8 @@ def _row(file: Path, number: int, header: list[str], cells: list[str]) -> Fields
     return Fields(file, f"line {number}", values)
 
 
-def _step(file: Path, column: str, times: FloatArray) -> float:
-    """The common distance of the rows, in seconds."""
+def common_step(file: Path, column: str, times: FloatArray) -> float:
+    """The common distance of the rows, in seconds; raises InputError if they are not equally spaced."""
     steps = np.diff(times)
     step = float(np.median(steps))
     if step <= 0 or not np.allclose(steps, step, rtol=0.01) or times[0] < 0:
