@@ -26,6 +26,8 @@ from inference_serving.flags import make_parser, simulation_config
 from inference_serving.latencies import open_latencies
 from inference_serving.logger import set_up_logging
 from inference_serving.output import RunResult, collect, summary_json, summary_text
+from inference_serving.power.report import series_text
+from inference_serving.power_model import PowerModel, make_power_model
 from inference_serving.progress import IntervalLog, ProgressBar
 from inference_serving.request_csv import csv_text
 from inference_serving.settings import SimulationConfig
@@ -68,7 +70,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
     taken = {args.cluster_config.resolve(): "--cluster-config"}
     if args.dataset is not None:
         taken[args.dataset.resolve()] = "--dataset"
-    for flag, file in (("--output", args.output), ("--summary-json", args.summary_json)):
+    outputs = (args.output, args.summary_json, args.power_series)
+    for flag, file in zip(("--output", "--summary-json", "--power-series"), outputs, strict=True):
         if file is None:
             continue
         check_writable(file, flag)
@@ -83,11 +86,13 @@ def _check_outputs(args: argparse.Namespace) -> None:
 def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Cluster) -> int:
     workload = fit_workload(args.dataset, read_dataset(args.dataset, args.num_req), cluster)
     latencies = open_latencies(cluster, config)
-    observers: list[RunObserver] = []
+    power = _power_model(args, config, cluster, workload[-1].arrival_ns)
+    observers: list[RunObserver] = [] if power is None else [power]
     simulation = Simulation(cluster, workload, config, latencies, observers)
     with ProgressBar(len(workload)) as bar, _stop_on_interrupt(simulation):
         # with a bar on the same terminal, stdout is now one that prints above it
-        interval_log = IntervalLog(simulation.instances, config.log_interval_ns, sys.stdout)
+        power_w = None if power is None else power.mean_power_w
+        interval_log = IntervalLog(simulation.instances, config.log_interval_ns, sys.stdout, power_w)
         observers += [interval_log, bar]
         ledger = WaitLedger(simulation.instances) if config.wait_ledger else None
         if ledger is not None:
@@ -101,18 +106,36 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
             simulation.stop()
             stalled = error
         interval_log.finish()
-    result = collect(cluster, simulation, ledger.accounts if ledger is not None else None)
-    code = _report(result, simulation, args.output, args.summary_json)
+    energy = None if power is None else power.report()
+    result = collect(cluster, simulation, ledger.accounts if ledger is not None else None, energy)
+    code = _report(args, result, simulation)
     if stalled is not None:
         raise stalled
     return code
 
 
-def _report(result: RunResult, simulation: Simulation, output: Path | None, json_file: Path | None) -> int:
+def _power_model(
+    args: argparse.Namespace, config: SimulationConfig, cluster: Cluster, last_arrival_ns: int
+) -> PowerModel | None:
+    power = make_power_model(cluster, config.log_interval_ns, last_arrival_ns)
+    if power is None and args.power_series is not None:
+        raise InputError(
+            cluster.file,
+            "nodes[].power",
+            "is missing, but --power-series needs it; give a node a power block",
+        )
+    return power
+
+
+def _report(args: argparse.Namespace, result: RunResult, simulation: Simulation) -> int:
+    output: Path | None = args.output
+    energy = result.summary.energy
     if output is not None:
         write_whole(output, csv_text(result))
-    if json_file is not None:
-        write_whole(json_file, summary_json(result.summary))
+    if args.summary_json is not None:
+        write_whole(args.summary_json, summary_json(result.summary))
+    if args.power_series is not None and energy is not None:
+        write_whole(args.power_series, series_text(energy))
     print(summary_text(result.summary), end="", flush=True)
     if not simulation.interrupted:
         return 0

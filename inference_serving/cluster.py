@@ -8,6 +8,7 @@ from pathlib import Path
 
 from astra_sim import NetworkConfig
 from inference_serving.memory_model import MemoryPlan, Precision
+from inference_serving.power.schema import NodePower
 from inference_serving.settings import SchedulerSettings
 from llm_profile.model_config import ModelConfig
 
@@ -49,6 +50,8 @@ class NodeSpec:
     npus: tuple[int, ...]
     cpu_mem_bw_gbps: float
     cpu_mem_latency_ns: float
+    power: NodePower | None = None
+    """What its parts draw; None: power is not modelled here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,10 @@ class Cluster:
     def npu_count(self) -> int:
         """NPUs of the whole cluster."""
         return sum(len(node.npus) for node in self.nodes)
+
+    def on_node(self, node_id: int) -> tuple[InstanceSpec, ...]:
+        """Instances of one node."""
+        return tuple(instance for instance in self.instances if instance.node_id == node_id)
 
     def with_role(self, *roles: Role) -> list[InstanceSpec]:
         """Instances that have one of ``roles``."""

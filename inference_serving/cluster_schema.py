@@ -8,30 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from astra_sim.network_config import Wiring
-
-_LEAST = 1e-6
-
-
-def _not_tiny(value: float) -> float:
-    """Keep times of a run far below 2**63 ns."""
-    if value < _LEAST:
-        raise ValueError(f"{value!r}: must be at least {_LEAST:g}")
-    return value
+from inference_serving.power.schema import PowerSection
+from inference_serving.schema_base import NonNegativeNumber, PositiveCount, PositiveNumber, Section
 
 
-PositiveNumber = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False), AfterValidator(_not_tiny)]
-NonNegativeNumber = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
-PositiveCount = Annotated[int, Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
-
-
-class NpuMemory(_Section):
+class NpuMemory(Section):
     """Memory of one NPU: GB (2**30 bytes), GB/s (1e9 bytes a second), ns; ``kv_blocks`` overrides what fits."""
 
     mem_size: PositiveNumber
@@ -41,7 +25,7 @@ class NpuMemory(_Section):
     kv_blocks: Annotated[int, Field(ge=1, le=10**12)] | None = None
 
 
-class CpuMemory(_Section):
+class CpuMemory(Section):
     """Host memory of one node: GB (2**30 bytes), GB/s (1e9 bytes a second), ns."""
 
     mem_size: PositiveNumber
@@ -50,7 +34,7 @@ class CpuMemory(_Section):
     pim_config: str | None = None
 
 
-class CxlMemory(_Section):
+class CxlMemory(Section):
     """A pool of CXL memory devices."""
 
     mem_size: PositiveNumber
@@ -59,7 +43,7 @@ class CxlMemory(_Section):
     num_devices: PositiveCount = 1
 
 
-class InstanceSection(_Section):
+class InstanceSection(Section):
     """One serving instance; ``npu_num``/``npu_group`` and ``num_npus``/``tp_size``/``pp_size`` say the same."""
 
     model_name: str
@@ -119,13 +103,13 @@ class InstanceSection(_Section):
         return self
 
 
-class NodeSection(_Section):
+class NodeSection(Section):
     """One server: its host memory and the instances on it."""
 
     num_instances: PositiveCount
     cpu_mem: CpuMemory
     instances: list[InstanceSection]
-    power: dict[str, Any] | None = None
+    power: PowerSection | None = None
 
     @model_validator(mode="after")
     def _counted(self) -> NodeSection:
@@ -135,8 +119,14 @@ class NodeSection(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _powered(self) -> NodeSection:
+        if self.power is not None:
+            self.power.check_has_npus(instance.hardware for instance in self.instances)
+        return self
 
-class ClusterSection(_Section):
+
+class ClusterSection(Section):
     """A whole cluster config: ``link_bw`` in GB/s (2**30 bytes a second), ``link_latency`` in ns.
 
     Lists give one value per network dimension, see :mod:`inference_serving.network_builder`.
@@ -164,8 +154,6 @@ def unsupported_fields(cluster: ClusterSection) -> list[tuple[str, str]]:
         found.append(("cxl_mem", "CXL memory"))
     for node_index, node in enumerate(cluster.nodes):
         path = f"nodes[{node_index}]"
-        if node.power is not None:
-            found.append((f"{path}.power", "the power model"))
         if node.cpu_mem.pim_config is not None:
             found.append((f"{path}.cpu_mem.pim_config", "processing in memory"))
         for index, instance in enumerate(node.instances):

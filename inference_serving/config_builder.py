@@ -12,6 +12,7 @@ from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memo
 from inference_serving.network_builder import build_network
 from inference_serving.policies import check_policy, is_policy, policy_names
 from inference_serving.policies.options import parse_pairs
+from inference_serving.power.schema import NodePower
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from llm_profile.layers import check_tp_size
@@ -51,7 +52,11 @@ class _Builder:
         for index, instance in enumerate(node.instances):
             self._instances.append(self._instance(node_id, f"nodes[{node_id}].instances[{index}]", instance))
         return NodeSpec(
-            node_id, tuple(range(first, self._npus)), node.cpu_mem.mem_bw, node.cpu_mem.mem_latency
+            node_id,
+            tuple(range(first, self._npus)),
+            node.cpu_mem.mem_bw,
+            node.cpu_mem.mem_latency,
+            NodePower.of(node.power, node.cpu_mem.mem_size) if node.power is not None else None,
         )
 
     def _instance(self, node_id: int, path: str, section: InstanceSection) -> InstanceSpec:

@@ -20,10 +20,11 @@ from inference_serving.trace_generator import TraceGenerator
 
 @dataclass(slots=True)
 class InFlight:
-    """The iteration that an instance is running."""
+    """The iteration that an instance is running; it began at ``start_ns``, its step overhead included."""
 
     batch: Batch
     ticket: int
+    start_ns: int
 
 
 class Admission(Protocol):

@@ -17,6 +17,7 @@ from inference_serving.metrics import (
     summarise,
     throughput,
 )
+from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
 from inference_serving.simulation import Simulation
 from inference_serving.slowdown import ClassSummary, Fairness, PrefillFacts, by_class
 from inference_serving.wait_ledger import Account
@@ -61,6 +62,7 @@ class RunSummary:
     collective_bytes: int
     classes: Mapping[str, ClassSummary]
     fairness: Fairness
+    energy: EnergyReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ class RunResult:
 
 
 def collect(
-    cluster: Cluster, simulation: Simulation, accounts: Mapping[int, Account] | None = None
+    cluster: Cluster,
+    simulation: Simulation,
+    accounts: Mapping[int, Account] | None = None,
+    energy: EnergyReport | None = None,
 ) -> RunResult:
     """Turn a simulation that has run into its result; ``accounts`` are a wait ledger's."""
     finished = sorted(simulation.finished, key=lambda request: request.request_id)
@@ -95,6 +100,7 @@ def collect(
         collective_bytes=counters.collective_bytes,
         classes=classes,
         fairness=fairness,
+        energy=energy,
     )
     models = {spec.instance_id: spec.model.name for spec in cluster.instances}
     return RunResult(metrics, prefill, accounts or {}, summary, models)
@@ -166,6 +172,8 @@ def summary_json(summary: RunSummary) -> str:
         "network_bytes": {"p2p": summary.p2p_bytes, "collective": summary.collective_bytes},
         "instances": [_instance_facts(instance) for instance in summary.instances],
     }
+    if summary.energy is not None:
+        facts["power"] = energy_facts(summary.energy, totals.generated_tokens)
     return json.dumps(facts, indent=2) + "\n"
 
 
@@ -242,6 +250,9 @@ def summary_text(summary: RunSummary) -> str:
         lines += _class_lines(summary)
     for instance in summary.instances:
         lines += _instance_lines(instance)
+    if summary.energy is not None:
+        lines.append(_title("Power Results"))
+        lines += [_line(name, value) for name, value in energy_lines(summary.energy, totals.generated_tokens)]
     lines.append("=" * _WIDTH)
     return "\n".join(lines) + "\n"
 

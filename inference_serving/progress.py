@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TextIO
 
@@ -23,11 +23,19 @@ class IntervalLog:
     """Prints throughput, running requests and KV use once per interval of simulated time.
 
     The line of an interval is printed at the first iteration that ends after it; intervals in which
-    nothing ended are left out.
+    nothing ended are left out. ``power_w`` tells the mean power of the interval that ends at a time; what it
+    reads must see an iteration before this log does.
     """
 
-    def __init__(self, instances: Mapping[int, Instance], interval_ns: int, stream: TextIO) -> None:
+    def __init__(
+        self,
+        instances: Mapping[int, Instance],
+        interval_ns: int,
+        stream: TextIO,
+        power_w: Callable[[int], float] | None = None,
+    ) -> None:
         self._instances = instances
+        self._power_w = power_w
         self._interval_ns = interval_ns
         self._stream = stream
         self._digits = max(2, math.ceil(9 - math.log10(interval_ns)))
@@ -60,11 +68,13 @@ class IntervalLog:
         capacity = sum(instance.kv_cache.capacity_blocks for instance in instances)
         running = sum(len(instance.scheduler.running) for instance in instances)
         waiting = sum(len(instance.scheduler.waiting) for instance in instances)
+        power = f", power: {self._power_w(self._interval_end_ns):.1f} W" if self._power_w else ""
         print(
             f"[{self._interval_end_ns / 1e9:.{self._digits}f}s] "
             f"prompt throughput: {self._prompt_tokens / seconds:.1f} tok/s, "
             f"generation throughput: {self._generated_tokens / seconds:.1f} tok/s, "
-            f"running: {running} reqs, waiting: {waiting} reqs, KV cache: {100 * used / capacity:.1f} %",
+            f"running: {running} reqs, waiting: {waiting} reqs, KV cache: {100 * used / capacity:.1f} %"
+            f"{power}",
             file=self._stream,
             flush=True,
         )

@@ -37,6 +37,7 @@ OWN_COLUMNS = (
     "overtaken",
     "bound",
     "wait_ledger",
+    "energy_j",
 )
 
 
@@ -44,21 +45,23 @@ def csv_text(result: RunResult) -> str:
     """The published per-request CSV (ns; ITL a quoted list), with this project's columns after it.
 
     ``chunks``, ``pauses``, ``overtaken`` and ``bound`` are empty where the policy has no such thing, and
-    ``wait_ledger`` where it was not asked for.
+    ``wait_ledger`` where it was not asked for; ``energy_j`` (J) where no node's power is modelled.
     """
+    energy = result.summary.energy
     lines = [_csv_line(PUBLISHED_COLUMNS + OWN_COLUMNS)]
     names = {instance_id: _csv_line((name,))[:-1] for instance_id, name in result.model_of_instance.items()}
     for one, prefill in zip(result.metrics, result.prefill, strict=True):
         request = one.request
         itl = one.itl_ns.tolist()  # most of the text, which the csv module would look at letter by letter
         quote = '"' if len(itl) > 1 else ""
+        energy_j = f"{energy.of_request_j(request.request_id):.6f}" if energy else ""
         account = result.accounts.get(request.request_id)
         lines.append(
             f"{request.instance_id},{request.request_id},{names[request.instance_id]},"
             f"{request.prompt_tokens},{request.total_tokens},{request.arrival_ns},{request.end_ns},"
             f"{one.latency_ns},{one.queuing_delay_ns},{one.ttft_ns},{one.tpot_ns},{quote}{itl}{quote},"
             f"{request.first_instance_id},{request.instance_id},{request.preemptions},{request.priority},"
-            f"{_prefill_cells(prefill)},{ledger_text(account) if account else ''}\n"
+            f"{_prefill_cells(prefill)},{ledger_text(account) if account else ''},{energy_j}\n"
         )
     return "".join(lines)
 

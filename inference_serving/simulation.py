@@ -156,7 +156,7 @@ class Simulation:
         trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs)
         ticket = self.controller.submit(trace, now_ns + instance.overhead.before(batch.layer_group))
         self._mover.sent(ticket, outgoing, all_layers=batch.layer_group.is_last)
-        instance.in_flight = InFlight(batch, ticket)
+        instance.in_flight = InFlight(batch, ticket, now_ns)
         self._running[ticket] = instance
         for observer in self._observers:
             observer.on_submit(instance, trace, ticket)

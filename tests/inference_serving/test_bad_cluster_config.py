@@ -302,7 +302,6 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
     ("section", "changes", "message"),
     [
         ("top", {"cxl_mem": {"mem_size": 1024, "mem_bw": 60}}, f"cxl_mem: CXL memory {NOT_YET}"),
-        ("node", {"power": {"base_node_power": 60}}, f"nodes[0].power: the power model {NOT_YET}"),
         (
             "cpu_mem",
             {"pim_config": "DDR4_8GB_3200"},

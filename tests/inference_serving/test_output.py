@@ -20,7 +20,7 @@ from inference_serving.simulation import Simulation
 HEADER = (
     "instance id,request id,model,input,output,arrival,end_time,latency,queuing_delay,TTFT,TPOT,ITL,"
     "prefill_instance_id,decode_instance_id,preemptions,priority,"
-    "class,isolated_prefill,slowdown,chunks,pauses,overtaken,bound,wait_ledger"
+    "class,isolated_prefill,slowdown,chunks,pauses,overtaken,bound,wait_ledger,energy_j"
 )
 MIXED = [(30, 5), (200, 1), (7, 12), (64, 2), (1, 1), (120, 30)]
 KINDS = [
@@ -96,6 +96,7 @@ def test_a_row_by_hand(tmp_path):
         "overtaken": "",
         "bound": "",
         "wait_ledger": "",
+        "energy_j": "",
     }
 
 
