@@ -84,7 +84,9 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Cluster) -> int:
-    workload = fit_workload(args.dataset, read_dataset(args.dataset, args.num_req), cluster)
+    keep_ids = any(spec.scheduler.enable_prefix_caching for spec in cluster.instances)
+    specs = read_dataset(args.dataset, args.num_req, keep_token_ids=keep_ids)
+    workload = fit_workload(args.dataset, specs, cluster)
     latencies = open_latencies(cluster, config)
     power = _power_model(args, config, cluster, workload[-1].arrival_ns)
     observers: list[RunObserver] = [] if power is None else [power]

@@ -170,8 +170,6 @@ def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
         wanted.append(("ep_size", "expert parallelism"))
     if instance.dp_group is not None:
         wanted.append(("dp_group", "data parallelism"))
-    if instance.enable_prefix_caching:
-        wanted.append(("enable_prefix_caching", "prefix caching"))
     if instance.placement is not None:
         wanted.append(("placement", "placement of weights and KV"))
     return wanted

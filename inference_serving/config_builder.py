@@ -105,6 +105,7 @@ class _Builder:
             "enable_chunked_prefill",
             "reserve_full_isl",
             "prioritize_prefill",
+            "enable_prefix_caching",
             "scheduling_policy",
             "block_size",
         )

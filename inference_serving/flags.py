@@ -20,7 +20,6 @@ from llm_profile.latency import SOURCES
 
 _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
 _NOT_YET = {
-    "enable_prefix_caching": (False, "prefix caching"),
     "enable_prefix_sharing": (False, "sharing a prefix pool"),
     "prefix_storage": ("None", "second-tier prefix storage"),
     "enable_local_offloading": (False, "weight offloading"),
@@ -114,6 +113,12 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fp", type=int, default=16, help="bits of weights and activations: 8, 16 or 32")
+    group.add_argument(
+        "--enable-prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="keep KV blocks of prompts and find them again by their token ids",
+    )
     group.add_argument("--dtype", default="auto", help="the same by name (bfloat16, fp8, ...); auto = --fp")
     group.add_argument(
         "--kv-cache-dtype", default="auto", help="number format of the KV cache; auto = as weights"
@@ -211,6 +216,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
             scheduling_policy=args.scheduling_policy,
             policy_args=_policy_args(args),
             skip_prefill=args.gen,
+            enable_prefix_caching=args.enable_prefix_caching,
         ),
         weight_bits=weight_bits,
         kv_bits=kv_bits,

@@ -107,12 +107,13 @@ class HolScheduler(Scheduler):
         return super().complete(end_ns)
 
     def _register(self, request: Request) -> None:
+        match = self.kv_cache.match(request)
         job = PrefillJob(
             request_id=request.request_id,
             arrival_ns=request.arrival_ns,
             order=request.enqueue_order,
             prompt_tokens=request.num_tokens,
-            computed=request.computed,
+            computed=request.computed + match.blocks * self.kv_cache.block_size,
             priority=request.priority,
             client=request.request_class,
         )
@@ -153,7 +154,7 @@ class HolScheduler(Scheduler):
         chunks: list[Chunk] = []
         if self.preemptions == preempted_before and budget and self._unfinished:
             plan = self._next_plan(budget)
-            chunks = [chunk for chunk in plan.chunks if self._run(chunk)] if plan else []
+            chunks = [ran for chunk in plan.chunks if (ran := self._run(chunk))] if plan else []
             budget -= sum(chunk.tokens for chunk in chunks)
         if self.settings.prioritize_prefill:
             budget = self._grant(self._decoding(), budget)
@@ -183,13 +184,16 @@ class HolScheduler(Scheduler):
         request = self._unfinished[job.request_id][1]
         if self.settings.max_num_seqs and len(self._table) >= self.settings.max_num_seqs:
             return bool(self._refuse(request, Refusal.MEMORY))
+        match = self.kv_cache.match(request)
         tokens = request.num_tokens
         owed = 0
         if self.settings.reserve_full_isl:
             owed = self._owed_blocks()
         else:
-            tokens = min(tokens, request.computed + self.settings.token_budget)
-        if self.kv_cache.blocks_for(tokens) - request.blocks + owed > self.kv_cache.free_blocks:
+            computed = request.computed + match.blocks * self.kv_cache.block_size
+            tokens = min(tokens, computed + self.settings.token_budget)
+        held = request.blocks + match.blocks - match.unused
+        if self.kv_cache.blocks_for(tokens) - held + owed > self.kv_cache.free_blocks:
             return bool(self._refuse(request, Refusal.MEMORY))
         if self._would_admit is not None and not self._would_admit(request):
             return bool(self._refuse(request, Refusal.DECODE))
@@ -204,19 +208,33 @@ class HolScheduler(Scheduler):
             owed += max(self.kv_cache.blocks_for(request.num_tokens) - held, 0)
         return owed
 
-    def _run(self, chunk: Chunk) -> bool:
-        """Give a chunk its tokens and blocks; False if memory does not allow it after all."""
+    def _run(self, chunk: Chunk) -> Chunk | None:
+        """Give a chunk its tokens and blocks; None if memory does not allow it after all."""
         job, request = self._unfinished[chunk.job.request_id]
         if request.state is RequestState.WAITING:
             if not self._can_start(job) or not (self._may_admit is None or self._may_admit(request)):
-                return False
+                return None
+            chunk = self._with_warm_start(chunk, request)
             self.waiting.remove(request)
             self._start(request, chunk.tokens)
             self._started[request.request_id] = request
             job.started = True
-            return True
+            return chunk
         self._grant_with_preemption([request], chunk.tokens)
-        return request.state is RequestState.RUNNING
+        if request.state is not RequestState.RUNNING:
+            return None
+        self.kv_cache.remember(request, job.computed + chunk.tokens)
+        return chunk
+
+    def _with_warm_start(self, chunk: Chunk, request: Request) -> Chunk:
+        """The chunk from where the cached prefix ends now, which may not be where it ended when the job came."""
+        job = chunk.job
+        computed = request.computed + self.kv_cache.match(request).blocks * self.kv_cache.block_size
+        if computed == job.computed:
+            return chunk
+        job.computed = computed
+        self.prefill_policy.on_warm_change(job, self._now_ns)
+        return replace(chunk, tokens=min(chunk.tokens, job.remaining_tokens))
 
     def _preempt(self, row: int) -> int:
         """Send a running request back to the waiting queue without its KV; return the tokens it had."""

@@ -12,6 +12,7 @@ from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
 from inference_serving.prefill_costs import PrefillCosts
+from inference_serving.prefix_cache import PrefixKvCache
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
@@ -83,7 +84,8 @@ class Instance:
         self._forecaster = Forecaster(
             costs, PolicyOptions(chunk=REFERENCE_CHUNK_TOKENS), REFERENCE_CHUNK_TOKENS
         )
-        self.kv_cache = KvCache(spec.memory.kv_blocks, spec.scheduler.block_size)
+        pool = PrefixKvCache if spec.scheduler.enable_prefix_caching else KvCache
+        self.kv_cache: KvCache = pool(spec.memory.kv_blocks, spec.scheduler.block_size)
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
         self.traces = TraceGenerator(spec, costs.latency)
         self.in_flight: InFlight | None = None
@@ -112,4 +114,6 @@ class Instance:
 
     def skipped_tokens(self, request: Request) -> int:
         """Prompt tokens whose KV was there when the request came."""
-        return request.prompt_tokens - 1 if self.spec.scheduler.skip_prefill else 0
+        if self.spec.scheduler.skip_prefill:
+            return request.prompt_tokens - 1
+        return request.prefix_hit_tokens

@@ -2,6 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from inference_serving.request import Request
+
+
+@dataclass(slots=True)
+class PrefixStatistics:
+    """Tokens that requests looked up in the pool when they first started, and how many of them were there."""
+
+    queried_tokens: int = 0
+    hit_tokens: int = 0
+
+    @property
+    def hit_ratio(self) -> float:
+        """Share of the tokens looked up that were found."""
+        return self.hit_tokens / self.queried_tokens if self.queried_tokens else 0.0
+
+
+class PrefixMatch(NamedTuple):
+    """Blocks of a request that are in the pool already, and how many of them nobody uses."""
+
+    blocks: int
+    unused: int
+
+
+NO_MATCH = PrefixMatch(0, 0)
+
 
 class KvCache:
     """Counts the KV blocks of one instance (``block_size`` tokens each).
@@ -20,10 +49,32 @@ class KvCache:
         self.block_size = block_size
         self.free_blocks = capacity_blocks
         self.peak_blocks = 0
+        self.statistics: PrefixStatistics | None = None
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold ``tokens`` tokens."""
         return -(-tokens // self.block_size)
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether contents are remembered, so that a request may find blocks of its prompt here."""
+        return False
+
+    def match(self, request: Request) -> PrefixMatch:
+        """Leading blocks of a request that has no KV yet which are here: none."""
+        del request
+        return NO_MATCH
+
+    def claim(self, request: Request) -> None:
+        """Give a request that starts its leading blocks that are here: none."""
+
+    def remember(self, request: Request, tokens: int) -> None:
+        """Note that a request's first ``tokens`` tokens have KV; nothing to note."""
+
+    def release(self, request: Request) -> None:
+        """Take a request's blocks back."""
+        self.give_back(request.blocks)
+        request.blocks = 0
 
     @property
     def used_blocks(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from inference_serving.cluster import Cluster
+from inference_serving.kv_cache import PrefixStatistics
 from inference_serving.metrics import (
     Distribution,
     LatencySummary,
@@ -43,6 +44,8 @@ class InstanceSummary:
     preemptions: int
     kv_blocks: int
     peak_kv_blocks: int
+    prefix: PrefixStatistics | None
+    """What prefix caching found; None without it."""
     peak_paused_kv_blocks: int
     """Most KV blocks that half-done prompts held while they were not running."""
     latency: LatencySummary
@@ -140,6 +143,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             preemptions=instance.scheduler.preemptions,
             kv_blocks=instance.kv_cache.capacity_blocks,
             peak_kv_blocks=instance.kv_cache.peak_blocks,
+            prefix=instance.kv_cache.statistics,
             peak_paused_kv_blocks=instance.scheduler.peak_paused_blocks,
             latency=summarise(served.get(instance_id, [])),
         )
@@ -206,8 +210,17 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
             "peak": instance.peak_kv_blocks,
             "peak_paused": instance.peak_paused_kv_blocks,
         },
+        "prefix_cache": instance.prefix and _prefix_facts(instance.prefix),
         "requests": instance.latency.requests,
         "latency_ms": _latency_facts(instance.latency),
+    }
+
+
+def _prefix_facts(prefix: PrefixStatistics) -> dict[str, float]:
+    return {
+        "queried_tokens": prefix.queried_tokens,
+        "hit_tokens": prefix.hit_tokens,
+        "hit_ratio": prefix.hit_ratio,
     }
 
 
@@ -284,6 +297,8 @@ def _instance_lines(instance: InstanceSummary) -> list[str]:
         _line("Preemptions", str(instance.preemptions)),
         _line("Peak KV blocks", f"{instance.peak_kv_blocks} of {instance.kv_blocks}"),
     ]
+    if instance.prefix is not None:
+        lines.append(_line("Prefix hit ratio (%)", f"{100 * instance.prefix.hit_ratio:.2f}"))
     for name, part in (
         ("TTFT", instance.latency.ttft),
         ("TPOT", instance.latency.tpot),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -60,6 +61,14 @@ class Request:
     pending_transfers: int = 0
     job: PrefillJob | None = None
     """What the prefill policy predicted of it and did with it; None where there is no such policy."""
+    token_ids: Sequence[int] = ()
+    """Ids of the prompt and of the output as far as known; only prefix caching looks at them."""
+    block_hashes: list[bytes] = field(default_factory=list)
+    hashed_block_size: int = 0
+    known_blocks: list[int] = field(default_factory=list)
+    """Places of its blocks whose content its instance's pool knows under this request's use."""
+    remembered_blocks: int = 0
+    prefix_hit_tokens: int = 0
     token_time_parts: list[Int64Array] = field(default_factory=list)
 
     @property

@@ -36,6 +36,7 @@ OWN_COLUMNS = (
     "pauses",
     "overtaken",
     "bound",
+    "prefix_hit_tokens",
     "wait_ledger",
     "energy_j",
 )
@@ -61,7 +62,8 @@ def csv_text(result: RunResult) -> str:
             f"{request.prompt_tokens},{request.total_tokens},{request.arrival_ns},{request.end_ns},"
             f"{one.latency_ns},{one.queuing_delay_ns},{one.ttft_ns},{one.tpot_ns},{quote}{itl}{quote},"
             f"{request.first_instance_id},{request.instance_id},{request.preemptions},{request.priority},"
-            f"{_prefill_cells(prefill)},{ledger_text(account) if account else ''},{energy_j}\n"
+            f"{_prefill_cells(prefill)},{request.prefix_hit_tokens},"
+            f"{ledger_text(account) if account else ''},{energy_j}\n"
         )
     return "".join(lines)
 

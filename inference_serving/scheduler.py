@@ -117,10 +117,18 @@ class Scheduler:
         prefill_first = self.settings.prioritize_prefill
         in_prompt = self._table.computed < self._table.prompt if prefill_first else None
         budget = self._grant(in_prompt, budget)
+        if self.kv_cache.caches_prefixes:
+            self._remember_prompts()
         if self.preemptions == preempted_before:
             # who has just been preempted must not come back ahead of those it made room for
             budget = self._admit(budget)
         return self._grant(self._table.grant == 0, budget) if prefill_first else budget
+
+    def _remember_prompts(self) -> None:
+        """Prompt blocks can be found by whoever comes after them in the iteration that computes them, as in vLLM."""
+        table = self._table
+        for row in np.flatnonzero((table.computed < table.prompt) & (table.grant > 0)).tolist():
+            self.kv_cache.remember(table.requests[row], int(table.computed[row] + table.grant[row]))
 
     def complete(self, end_ns: int) -> IterationOutcome:
         """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
@@ -142,8 +150,7 @@ class Scheduler:
 
     def release(self, request: Request) -> None:
         """Give the request's KV blocks back to this instance's pool."""
-        self.kv_cache.give_back(request.blocks)
-        request.blocks = 0
+        self.kv_cache.release(request)
 
     @property
     def starved(self) -> bool:
@@ -264,12 +271,15 @@ class Scheduler:
 
     def _admissible(self, request: Request, budget: int) -> int:
         """Tokens that the request may run in this iteration, 0 if it has to wait."""
-        remaining = request.num_tokens - request.computed
+        match = self.kv_cache.match(request)
+        computed = request.computed + match.blocks * self.kv_cache.block_size
+        remaining = request.num_tokens - computed
         tokens = self._need(remaining, budget)
         if tokens < remaining and not self.settings.enable_chunked_prefill:
             return 0
-        fit_tokens = request.num_tokens if self.settings.reserve_full_isl else request.computed + tokens
-        if self.kv_cache.blocks_for(fit_tokens) - request.blocks > self.kv_cache.free_blocks:
+        fit_tokens = request.num_tokens if self.settings.reserve_full_isl else computed + tokens
+        held = request.blocks + match.blocks - match.unused
+        if self.kv_cache.blocks_for(fit_tokens) - held > self.kv_cache.free_blocks:
             return self._refuse(request, Refusal.MEMORY)
         if self._may_admit is not None and not self._may_admit(request):
             return self._refuse(request, Refusal.DECODE)
@@ -282,9 +292,11 @@ class Scheduler:
 
     def _start(self, request: Request, tokens: int) -> None:
         self._waiting_holders -= request.blocks > 0
+        self.kv_cache.claim(request)
         extra = max(self.kv_cache.blocks_for(request.computed + tokens) - request.blocks, 0)
         self.kv_cache.take(extra)
         request.blocks += extra
+        self.kv_cache.remember(request, request.computed + tokens)
         request.state = RequestState.RUNNING
         self._admitted.append(request)
         self._table.append(request, tokens)

@@ -29,6 +29,7 @@ class SchedulerSettings:
     policy_args: tuple[tuple[str, str], ...] = ()
     """Options of a prefill policy by name, as text; each policy knows its own."""
     skip_prefill: bool = False
+    enable_prefix_caching: bool = False
 
     @property
     def token_budget(self) -> int:

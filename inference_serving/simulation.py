@@ -216,4 +216,5 @@ def _request(spec: RequestSpec, long_prompt_tokens: int) -> Request:
         output_tokens=spec.output_tokens,
         priority=spec.priority,
         request_class=class_of(spec.request_class, spec.input_tokens, long_prompt_tokens),
+        token_ids=(spec.input_token_ids or ()) + (spec.output_token_ids or ()),
     )

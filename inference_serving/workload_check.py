@@ -31,6 +31,13 @@ def fit_workload(file: Path, workload: Sequence[RequestSpec], cluster: Cluster) 
         log.warning("%s: the output of %d request(s) is cut at the context of %d tokens", file, cut, context)
     for spec in cluster.instances:
         _check_instance(file, fitted, spec)
+    caching = any(spec.scheduler.enable_prefix_caching for spec in cluster.instances)
+    if caching and all(request.input_token_ids is None for request in fitted):
+        raise InputError(
+            file,
+            "input_tok_ids",
+            "no request has token ids, so prefix caching can find nothing; add them, or drop --enable-prefix-caching",
+        )
     return fitted
 
 

@@ -46,6 +46,14 @@ class OrderedPolicy:
         self.forecaster.predict(job)
         self._insert(job, now_ns)
 
+    def on_warm_change(self, job: PrefillJob, now_ns: int) -> None:
+        """Predict the job anew, from what is cached now; what it was promised stays."""
+        promised_ns = job.isolated_ns
+        self._remove(job)
+        self.forecaster.predict(job)
+        job.isolated_ns = promised_ns
+        self._insert(job, now_ns)
+
     def on_finish(self, job: PrefillJob, now_ns: int) -> None:
         """Forget the job."""
         self._remove(job)

@@ -143,6 +143,10 @@ class PrefillPolicy(Protocol):
         """A plan has run; called before the ``on_finish`` of jobs that it completed."""
         ...
 
+    def on_warm_change(self, job: PrefillJob, now_ns: int) -> None:
+        """A job that starts finds another part of its prompt cached than when it arrived."""
+        ...
+
     def on_finish(self, job: PrefillJob, now_ns: int) -> None:
         """A job has left: its prompt is computed, or it was sent back without its KV (and will arrive again)."""
         ...

@@ -22,6 +22,7 @@ class PrefillPolicyClass(Protocol):
         ...
 
 
+_PARTS = ("options_type", "plan", "on_arrival", "on_progress", "on_warm_change", "on_finish")
 ClassT = TypeVar("ClassT", bound=PrefillPolicyClass)
 _POLICIES: dict[str, PrefillPolicyClass] = {}
 
@@ -54,9 +55,7 @@ def find_prefill_policy(name: str) -> PrefillPolicyClass:
         raise ValueError(f"{name!r}: cannot import {module_name}: {error}") from None
     except AttributeError:
         raise ValueError(f"{name!r}: module {module_name} has no {class_name}") from None
-    if not all(
-        hasattr(found, part) for part in ("options_type", "plan", "on_arrival", "on_progress", "on_finish")
-    ):
+    if not all(hasattr(found, part) for part in _PARTS):
         raise ValueError(f"{name!r}: not a prefill policy; see docs/extending.md")
     policy: PrefillPolicyClass = found
     return policy

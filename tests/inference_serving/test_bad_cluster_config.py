@@ -321,11 +321,6 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
         ("instance", {"dp_group": "a"}, f"{AT}.dp_group: data parallelism {NOT_YET}"),
         (
             "instance",
-            {"enable_prefix_caching": True},
-            f"{AT}.enable_prefix_caching: prefix caching {NOT_YET}",
-        ),
-        (
-            "instance",
             {"placement": {"default": {"weights": "cpu"}}},
             f"{AT}.placement: placement of weights and KV {NOT_YET}",
         ),

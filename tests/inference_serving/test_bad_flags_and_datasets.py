@@ -137,7 +137,6 @@ def test_a_wrong_list_of_iterations_is_named_with_its_value(tmp_path, run, text)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--enable-prefix-caching", "--enable-prefix-caching: prefix caching is not supported yet"),
         ("--enable-prefix-sharing", "--enable-prefix-sharing: sharing a prefix pool is not supported yet"),
         (
             "--prefix-storage CPU",
@@ -245,6 +244,14 @@ def test_a_dataset_that_is_a_folder_is_named(tmp_path, run):
 def test_a_wrong_workload_is_named_with_its_line_or_request(tmp_path, run, lines, message):
     file = write(tmp_path, *lines)
     assert run() == refused(f"{file}: {message}")
+
+
+def test_prefix_caching_without_token_ids_is_refused(tmp_path, run):
+    file = write(tmp_path, GOOD)
+    assert run("--enable-prefix-caching") == refused(
+        f"{file}: input_tok_ids: no request has token ids, so prefix caching can find nothing; "
+        "add them, or drop --enable-prefix-caching"
+    )
 
 
 def test_unsorted_arrivals_name_both_lines_and_the_way_to_sort(tmp_path, run):
