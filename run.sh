@@ -26,13 +26,15 @@ simulate "Prefill on two NPUs, decode on one" single_node_pd_unequal_H100_8B \
 simulate "Llama-3.1-70B, tensor parallel over four H100" single_node_single_instance_H100 \
   sharegpt_req100_rate10_llama example_tp4_run --log-interval 5
 
+simulate "Prompts that share a prefix, computed once" single_node_single_instance \
+  research_hol_blocking/same_prefix example_prefix_run --enable-prefix-caching --log-interval 5
 simulate "Power and energy of a node and its requests (series in output/example_power.tsv)" \
   single_node_power_instance sharegpt_req100_rate10_llama example_power_run --log-interval 5 \
   --power-series output/example_power.tsv
 simulate "Prefill and decode on two nodes, switches within and between, links with contention" \
   dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama example_topology_run --log-interval 5 \
   --network-backend analytical-aware
-summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,power_run,topology_run}.json)
+summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,power_run,topology_run}.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
   simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \

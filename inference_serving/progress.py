@@ -68,13 +68,18 @@ class IntervalLog:
         capacity = sum(instance.kv_cache.capacity_blocks for instance in instances)
         running = sum(len(instance.scheduler.running) for instance in instances)
         waiting = sum(len(instance.scheduler.waiting) for instance in instances)
+        found = [one.kv_cache.statistics for one in instances if one.kv_cache.statistics is not None]
+        queried, hits = (
+            sum(getattr(one, name) for one in found) for name in ("queried_tokens", "hit_tokens")
+        )
+        prefix = f", prefix hits: {100 * hits / max(queried, 1):.1f} %" if found else ""
         power = f", power: {self._power_w(self._interval_end_ns):.1f} W" if self._power_w else ""
         print(
             f"[{self._interval_end_ns / 1e9:.{self._digits}f}s] "
             f"prompt throughput: {self._prompt_tokens / seconds:.1f} tok/s, "
             f"generation throughput: {self._generated_tokens / seconds:.1f} tok/s, "
             f"running: {running} reqs, waiting: {waiting} reqs, KV cache: {100 * used / capacity:.1f} %"
-            f"{power}",
+            f"{prefix}{power}",
             file=self._stream,
             flush=True,
         )

@@ -31,7 +31,7 @@ def fake_instance(running: int = 0, waiting: int = 0, used: int = 0, capacity: i
     """As much of an instance as an interval line looks at."""
     return SimpleNamespace(
         scheduler=SimpleNamespace(running=range(running), waiting=range(waiting)),
-        kv_cache=SimpleNamespace(used_blocks=used, capacity_blocks=capacity),
+        kv_cache=SimpleNamespace(used_blocks=used, capacity_blocks=capacity, statistics=None),
     )
 
 
