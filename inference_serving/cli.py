@@ -20,6 +20,7 @@ from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster
 from inference_serving.config_builder import load_cluster
 from inference_serving.dataset import read_dataset
+from inference_serving.engine_inputs import refuse_unless_stock
 from inference_serving.external_engine import ExternalEngineError
 from inference_serving.files import check_folder, check_writable, write_whole
 from inference_serving.flags import make_parser, simulation_config
@@ -47,6 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         config = simulation_config(args)
         _check_outputs(args)
         cluster = load_cluster(args.cluster_config, config)
+        if args.engine_binary is not None:
+            refuse_unless_stock(cluster, "--engine-binary")
+        if args.dump_traces is not None and args.et_dialect == "astra-sim":
+            refuse_unless_stock(cluster, "--et-dialect")
         return _simulate(args, config, cluster)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from astra_sim import NetworkConfig
 from inference_serving.memory_model import MemoryPlan, Precision
+from inference_serving.placement import Placement
 from inference_serving.power.schema import NodePower
 from inference_serving.settings import SchedulerSettings
 from llm_profile.model_config import ModelConfig
@@ -35,6 +36,8 @@ class InstanceSpec:
     memory: MemoryPlan
     precision: Precision
     scheduler: SchedulerSettings
+    placement: Placement
+    mem_latency_ns: float = 0.0
 
     @property
     def tp_size(self) -> int:
@@ -50,8 +53,19 @@ class NodeSpec:
     npus: tuple[int, ...]
     cpu_mem_bw_gbps: float
     cpu_mem_latency_ns: float
+    cpu_mem_bytes: int
     power: NodePower | None = None
     """What its parts draw; None: power is not modelled here."""
+
+
+@dataclass(frozen=True, slots=True)
+class CxlSpec:
+    """A pool of equal CXL memory devices that every node reaches; bytes, GB/s (1e9) and ns of each device."""
+
+    devices: int
+    device_bytes: int
+    bandwidth_gbps: float
+    latency_ns: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,9 @@ class Cluster:
     network: NetworkConfig
     wired: bool = False
     """Whether the config says how the NPUs are wired (``topology``), not only how fast the links are."""
+    cxl: CxlSpec | None = None
+    local_offloading: bool = False
+    """Whether weights are loaded from the NPUs' own memories."""
 
     @property
     def npu_count(self) -> int:

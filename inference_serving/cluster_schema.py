@@ -6,11 +6,12 @@ of being taken for a spelling mistake or, worse, ignored.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from astra_sim.network_config import Wiring
+from inference_serving.placement import PlacementSection
 from inference_serving.power.schema import PowerSection
 from inference_serving.schema_base import NonNegativeNumber, PositiveCount, PositiveNumber, Section
 
@@ -35,7 +36,7 @@ class CpuMemory(Section):
 
 
 class CxlMemory(Section):
-    """A pool of CXL memory devices."""
+    """A pool of ``num_devices`` CXL memory devices; size, bandwidth and latency are those of each."""
 
     mem_size: PositiveNumber
     mem_bw: PositiveNumber
@@ -57,7 +58,7 @@ class InstanceSection(Section):
     ep_size: PositiveCount | None = None
     dp_group: str | None = None
     pd_type: Literal["prefill", "decode"] | None = None
-    placement: dict[str, Any] | None = None
+    placement: PlacementSection | None = None
     max_batch: Annotated[int, Field(ge=0)] | None = None
     max_num_seqs: Annotated[int, Field(ge=0)] | None = None
     max_num_batched_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -150,8 +151,6 @@ class ClusterSection(Section):
 def unsupported_fields(cluster: ClusterSection) -> list[tuple[str, str]]:
     """Fields of features that are not there yet, as (field path, what they ask for)."""
     found: list[tuple[str, str]] = []
-    if cluster.cxl_mem is not None:
-        found.append(("cxl_mem", "CXL memory"))
     for node_index, node in enumerate(cluster.nodes):
         path = f"nodes[{node_index}]"
         if node.cpu_mem.pim_config is not None:
@@ -170,6 +169,4 @@ def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
         wanted.append(("ep_size", "expert parallelism"))
     if instance.dp_group is not None:
         wanted.append(("dp_group", "data parallelism"))
-    if instance.placement is not None:
-        wanted.append(("placement", "placement of weights and KV"))
     return wanted

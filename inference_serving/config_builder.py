@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from astra_sim.input_error import InputError, read_json_object, validated
-from inference_serving.cluster import Cluster, InstanceSpec, NodeSpec, Role
+from inference_serving.cluster import Cluster, CxlSpec, InstanceSpec, NodeSpec, Role
 from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
 from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
+from inference_serving.memory_places import settle_places
 from inference_serving.network_builder import build_network
+from inference_serving.placement import Placement, all_on_npu, resolve
 from inference_serving.policies import check_policy, is_policy, policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.power.schema import NodePower
@@ -40,12 +42,25 @@ class _Builder:
         self._file = file
         self._config = config
         self._npus = 0
+        self._cxl: CxlSpec | None = None
         self._instances: list[InstanceSpec] = []
 
     def build(self, section: ClusterSection) -> Cluster:
+        pool = section.cxl_mem
+        if pool is not None:
+            self._cxl = CxlSpec(pool.num_devices, int(pool.mem_size * GIB), pool.mem_bw, pool.mem_latency)
         nodes = tuple(self._node(index, node) for index, node in enumerate(section.nodes))
         network = build_network(self._file, section, [len(node.npus) for node in nodes])
-        return Cluster(self._file, tuple(self._instances), nodes, network, section.topology is not None)
+        cluster = Cluster(
+            self._file,
+            tuple(self._instances),
+            nodes,
+            network,
+            wired=section.topology is not None,
+            cxl=self._cxl,
+            local_offloading=self._config.local_offloading,
+        )
+        return settle_places(cluster)
 
     def _node(self, node_id: int, node: NodeSection) -> NodeSpec:
         first = self._npus
@@ -56,6 +71,7 @@ class _Builder:
             tuple(range(first, self._npus)),
             node.cpu_mem.mem_bw,
             node.cpu_mem.mem_latency,
+            int(node.cpu_mem.mem_size * GIB),
             NodePower.of(node.power, node.cpu_mem.mem_size) if node.power is not None else None,
         )
 
@@ -69,6 +85,7 @@ class _Builder:
             raise InputError(self._file, f"{path}.npu_num", f"{model.name}: {error.message}") from None
         settings = self._settings(path, section)
         precision = self._precision(path, section)
+        placement = self._placement(path, section, model)
         return InstanceSpec(
             instance_id=len(self._instances),
             node_id=node_id,
@@ -77,9 +94,11 @@ class _Builder:
             hardware=section.hardware,
             npus=npus,
             mem_bw_gbps=section.npu_mem.mem_bw,
-            memory=self._memory(path, section, model, precision, settings.block_size),
+            memory=self._memory(path, section, model, precision, settings.block_size, placement),
             precision=precision,
             scheduler=settings,
+            placement=placement,
+            mem_latency_ns=section.npu_mem.mem_latency,
         )
 
     def _model(self, path: str, section: InstanceSection) -> ModelConfig:
@@ -96,6 +115,22 @@ class _Builder:
                 f"{model.name}: mixture-of-experts models are not supported yet; use a dense model",
             )
         return model
+
+    def _placement(self, path: str, section: InstanceSection, model: ModelConfig) -> Placement:
+        loads_local = self._config.local_offloading
+        devices = self._cxl.devices if self._cxl is not None else 0
+        if section.placement is None:
+            return all_on_npu(model.num_hidden_layers, loads_local=loads_local, cxl_devices=devices)
+        try:
+            return resolve(
+                section.placement,
+                model.num_hidden_layers,
+                tied=model.tie_word_embeddings,
+                loads_local=loads_local,
+                cxl_devices=devices,
+            )
+        except ValueError as error:
+            raise InputError(self._file, f"{path}.placement", str(error)) from None
 
     def _settings(self, path: str, section: InstanceSection) -> SchedulerSettings:
         """The command line's scheduler settings, overridden by those that the instance gives itself."""
@@ -157,15 +192,29 @@ class _Builder:
         return Precision(weight_bits, kv_bits)
 
     def _memory(
-        self, path: str, section: InstanceSection, model: ModelConfig, precision: Precision, block_size: int
+        self,
+        path: str,
+        section: InstanceSection,
+        model: ModelConfig,
+        precision: Precision,
+        block_size: int,
+        placement: Placement,
     ) -> MemoryPlan:
         memory = section.npu_mem
         utilization = memory.mem_util or self._config.npu_memory_utilization
-        plan = plan_memory(model, section.npu_count, precision, block_size, memory.mem_size, utilization)
+        plan = plan_memory(
+            model,
+            section.npu_count,
+            precision,
+            block_size,
+            memory.mem_size,
+            utilization,
+            placement=placement,
+        )
         stated = memory.kv_blocks or self._config.num_gpu_blocks_override
         if stated is not None:
             return replace(plan, stated_kv_blocks=stated)
-        if plan.kv_blocks < 1:
+        if plan.weight_bytes + plan.kv_bytes_per_block > plan.usable_bytes:
             raise InputError(
                 self._file,
                 f"{path}.npu_mem.mem_size",

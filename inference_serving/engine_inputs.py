@@ -13,6 +13,7 @@ from astra_sim import (
     cluster_links,
     links_of_network,
     roofline_of_durations,
+    stock_memories,
     write_comm_groups,
     write_graphs,
     write_memories,
@@ -49,27 +50,65 @@ def system_config(cluster: Cluster) -> SystemConfig:
 
 
 def memory_configs(cluster: Cluster) -> list[MemoryConfig]:
-    """Host memory, one queue per node; the engine has one speed for all of them, so they must agree."""
-    speeds = {(node.cpu_mem_bw_gbps, node.cpu_mem_latency_ns) for node in cluster.nodes}
-    if len(speeds) > 1:
-        found = " and ".join(
-            f"{bandwidth:g} GB/s with {latency:g} ns" for bandwidth, latency in sorted(speeds)
+    """Host memory, one queue per node; the devices of a CXL pool, one queue each; NPU memories, if loads address them.
+
+    A placement's ``memory_of`` knows this order.
+    """
+    memories = [_host_memory(cluster)]
+    if cluster.cxl is not None:
+        device = MemoryConfig(
+            memory_type="MEMORY_POOL",
+            bandwidth_gbps=cluster.cxl.bandwidth_gbps,
+            latency_ns=round(cluster.cxl.latency_ns),
         )
+        memories += [device] * cluster.cxl.devices
+    if cluster.local_offloading:
+        memories.append(_npu_memories(cluster))
+    return memories
+
+
+def _host_memory(cluster: Cluster) -> MemoryConfig:
+    speeds = [(node.cpu_mem_bw_gbps, round(node.cpu_mem_latency_ns)) for node in cluster.nodes]
+    bandwidths, latencies = zip(*speeds, strict=True)
+    own = len(set(speeds)) > 1
+    return MemoryConfig(
+        memory_type="PER_NODE_MEMORY_EXPANSION",
+        bandwidth_gbps=bandwidths[0],
+        latency_ns=latencies[0],
+        node_of_npu=tuple(node.node_id for node in cluster.nodes for _ in node.npus),
+        node_bandwidth_gbps=bandwidths if own else None,
+        node_latency_ns=latencies if own else None,
+    )
+
+
+def _npu_memories(cluster: Cluster) -> MemoryConfig:
+    """The NPUs' own memories: each is a node of its own."""
+    owners = [instance for instance in cluster.instances for _ in instance.npus]
+    return MemoryConfig(
+        memory_type="PER_NODE_MEMORY_EXPANSION",
+        bandwidth_gbps=owners[0].mem_bw_gbps,
+        latency_ns=round(owners[0].mem_latency_ns),
+        node_of_npu=tuple(range(len(owners))),
+        node_bandwidth_gbps=tuple(owner.mem_bw_gbps for owner in owners),
+        node_latency_ns=tuple(round(owner.mem_latency_ns) for owner in owners),
+    )
+
+
+def refuse_unless_stock(cluster: Cluster, flag: str) -> None:
+    """Raise InputError if stock ASTRA-Sim, which ``flag`` asks for, does not have this cluster's memories."""
+    try:
+        stock_memories(memory_configs(cluster))
+    except ValueError as error:
+        what = "the cluster cannot run in stock ASTRA-Sim"
+        raise InputError(
+            cluster.file, flag, f"{what}: {error}; drop the flag, or CXL, placement and offloading"
+        ) from None
+    if any(not spec.placement.is_plain or spec.placement.swaps for spec in cluster.instances):
         raise InputError(
             cluster.file,
-            "nodes[].cpu_mem",
-            f"host memories of different speed are not supported yet: {found}; give all nodes the same",
+            flag,
+            "stock ASTRA-Sim has no copy engine for weights and KV elsewhere; drop one of the two",
         )
-    ((bandwidth, latency),) = speeds
-    node_of_npu = tuple(node.node_id for node in cluster.nodes for _ in node.npus)
-    return [
-        MemoryConfig(
-            memory_type="PER_NODE_MEMORY_EXPANSION",
-            bandwidth_gbps=bandwidth,
-            latency_ns=round(latency),
-            node_of_npu=node_of_npu,
-        )
-    ]
 
 
 def packet_links(cluster: Cluster) -> LinkTopology:

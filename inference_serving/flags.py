@@ -22,7 +22,6 @@ _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
 _NOT_YET = {
     "enable_prefix_sharing": (False, "sharing a prefix pool"),
     "prefix_storage": ("None", "second-tier prefix storage"),
-    "enable_local_offloading": (False, "weight offloading"),
     "enable_attn_offloading": (False, "attention offloading to PIM"),
     "enable_sub_batch_interleaving": (False, "sub-batch interleaving"),
     "enable_attn_prediction": (False, "the attention predictor"),
@@ -118,6 +117,11 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         default=False,
         help="keep KV blocks of prompts and find them again by their token ids",
+    )
+    group.add_argument(
+        "--enable-local-offloading",
+        action="store_true",
+        help="load the weights from the NPU's own memory (npu_mem) in each iteration",
     )
     group.add_argument("--dtype", default="auto", help="the same by name (bfloat16, fp8, ...); auto = --fp")
     group.add_argument(
@@ -222,6 +226,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         kv_bits=kv_bits,
         npu_memory_utilization=args.npu_memory_utilization,
         num_gpu_blocks_override=args.num_gpu_blocks_override,
+        local_offloading=args.enable_local_offloading,
         request_routing_policy=args.request_routing_policy,
         network_backend=_BACKENDS[args.network_backend],
         ns3=packet_options(args),

@@ -1,6 +1,7 @@
 """From the structure of a trace to one Chakra graph per NPU, for the engine to compile.
 
-On the instance's own NPUs every row is a compute node, each waiting for the row before; under tensor
+On the instance's own NPUs every row is a compute node, each waiting for the row before and for its weights and
+KV if they are elsewhere; loads and stores go by the copy engines, so that they overlap with compute. Under tensor
 parallelism an all-reduce follows o_proj and down_proj. KV leaves by the copy engine as soon as a block's K
 and V exist, so that it overlaps with compute and collectives; the decode side only posts receives. Part 0
 of the ticket is the iteration itself, part ``p`` the transfer to the ``p``-th target.
@@ -16,6 +17,7 @@ from inference_serving.trace_shape import (
     SAMPLED_IDS_SLOT,
     TOKEN_IDS_SLOT,
     KvTarget,
+    MemoryAccess,
     RowShape,
     TraceShape,
 )
@@ -38,22 +40,72 @@ class _RankGraph:
         self._group = tuple(range(shape.instance.tp_size))
         self._nodes: list[Node] = []
         self._last: tuple[int, ...] = ()
+        self._stage = -1
+        self._stage_ends: dict[int, tuple[int, ...]] = {}
 
     def build(self) -> Graph:
+        self._add_moves("kv_evict", NodeKind.MEM_STORE)
+        self._add_moves("kv_load", NodeKind.MEM_LOAD)
         for index, row in enumerate(self._shape.rows):
             self._add_row(index, row)
         return Graph(tuple(self._nodes))
 
     def _add_row(self, index: int, row: RowShape) -> None:
+        if row.stage != self._stage:
+            self._stage_ends[self._stage] = self._last
+            self._stage = row.stage
         if row.loads_token_ids:
             self._chain(NodeKind.MEM_LOAD, f"{row.name}_load", size_slot=TOKEN_IDS_SLOT)
+        fetched = self._prefetch(row)
+        self._last += fetched
         self._chain(NodeKind.COMP, row.name, duration_slot=DURATION_SLOT[row.layer])
+        computed = self._last
+        if row.kv_write is not None:
+            self._access(NodeKind.MEM_STORE, f"{row.name}_kv_store", row.kv_write, computed)
         if row.kv_ready:
             self._add_sends(index, row)
         if row.all_reduce:
             self._add_all_reduce(row)
         if row.stores_sampled_ids:
             self._chain(NodeKind.MEM_STORE, f"{row.name}_store", size_slot=SAMPLED_IDS_SLOT)
+        if index == len(self._shape.rows) - 1:
+            self._last = computed
+            self._add_moves("kv_store", NodeKind.MEM_STORE)
+
+    def _add_moves(self, name: str, kind: NodeKind) -> None:
+        """KV of whole tokens on its way, to and from all places at once; what comes next waits for all of it."""
+        moves = [move for move in self._shape.moves if move.kind.name == name]
+        if moves:
+            self._last = tuple(
+                self._access(kind, f"{name}_{move.kind.place}", move.access, self._last) for move in moves
+            )
+
+    def _prefetch(self, row: RowShape) -> tuple[int, ...]:
+        """Load a row's weights and KV, as early as its stage may begin to be fetched."""
+        ahead = self._shape.instance.placement.prefetch_blocks
+        before = self._stage_ends.get(row.stage - 1 - ahead, ())
+        wanted = (("weights", row.weights), ("kv_load", row.kv_read))
+        return tuple(
+            self._access(NodeKind.MEM_LOAD, f"{row.name}_{what}", access, before)
+            for what, access in wanted
+            if access is not None
+        )
+
+    def _access(self, kind: NodeKind, name: str, access: MemoryAccess, after: tuple[int, ...]) -> int:
+        """Add a load or store by a copy engine; returns its id."""
+        node_id = len(self._nodes)
+        self._nodes.append(
+            Node(
+                node_id,
+                kind,
+                name,
+                data_deps=after,
+                size_slot=access.slot,
+                memory=access.memory,
+                copy_engine=True,
+            )
+        )
+        return node_id
 
     def _chain(
         self, kind: NodeKind, name: str, *, duration_slot: int | None = None, size_slot: int | None = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llm_profile.layers import kv_bytes_per_token, weight_bytes
+from inference_serving.placement import NPU, Place, Placement, row_layers
+from llm_profile.layers import kv_bytes_per_token, layer_shape, weight_bytes
 from llm_profile.model_config import ModelConfig
 
 GIB = 1 << 30
@@ -16,20 +19,27 @@ class MemoryPlan:
 
     ``kv_blocks = floor((mem_size * utilization - weights) / block)``: what is left for KV after the weights,
     as in vLLM, but without its activation peak, which is not modelled. ``stated_kv_blocks``, such as a real
-    engine's, takes the place of that number, whether or not so many would fit.
+    engine's, takes the place of that number, whether or not so many would fit. ``weight_bytes`` includes the
+    buffers into which weights from elsewhere are loaded, ``kv_bytes_per_block`` only the layers whose KV is on the
+    NPU; ``remote_kv_blocks`` are what the other places of KV hold.
     """
 
     usable_bytes: int
     weight_bytes: int
     kv_bytes_per_block: int
     stated_kv_blocks: int | None = None
+    remote_kv_blocks: int | None = None
 
     @property
     def kv_blocks(self) -> int:
         """KV blocks: as stated, else those that fit beside the weights (0 or less if the weights do not fit)."""
         if self.stated_kv_blocks is not None:
             return self.stated_kv_blocks
-        return (self.usable_bytes - self.weight_bytes) // self.kv_bytes_per_block
+        left = self.usable_bytes - self.weight_bytes
+        if not self.kv_bytes_per_block:
+            return (self.remote_kv_blocks or 0) if left >= 0 else 0
+        here = left // self.kv_bytes_per_block
+        return here if self.remote_kv_blocks is None else min(here, self.remote_kv_blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +67,62 @@ def plan_memory(
     block_size: int,
     mem_size_gb: float,
     utilization: float,
+    *,
+    placement: Placement | None = None,
 ) -> MemoryPlan:
-    """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens."""
-    block_bytes = block_size * model.num_hidden_layers * kv_bytes_per_token(model, tp_size, precision.kv_bits)
+    """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens; None places all on the NPU."""
+    layer_bytes = block_size * kv_bytes_per_token(model, tp_size, precision.kv_bits)
+    kv_layers, weights = model.num_hidden_layers, weight_bytes(model, tp_size, precision.weight_bits)
+    if placement is not None and not placement.is_plain:
+        kv_layers = sum(block.kv == NPU for block in placement.blocks)
+        weights = weight_bytes_by_place(model, tp_size, precision, placement).get(NPU, 0)
+        weights += prefetch_buffer_bytes(model, tp_size, precision, placement)
     return MemoryPlan(
         usable_bytes=int(mem_size_gb * GIB * utilization),
-        weight_bytes=weight_bytes(model, tp_size, precision.weight_bits),
-        kv_bytes_per_block=block_bytes,
+        weight_bytes=weights,
+        kv_bytes_per_block=layer_bytes * kv_layers,
     )
+
+
+def weight_bytes_by_place(
+    model: ModelConfig, tp_size: int, precision: Precision, placement: Placement
+) -> Mapping[Place, int]:
+    """Bytes of one rank's weights in each place; tied embeddings count once."""
+    found: Counter[Place] = Counter()
+    rows = row_layers(model.num_hidden_layers)
+    for (_, layer), place in zip(rows, placement.weights, strict=True):
+        if not (layer == "lm_head" and model.tie_word_embeddings):
+            found[place] += _row_bytes(model, layer, tp_size, precision)
+    return found
+
+
+def prefetch_buffer_bytes(
+    model: ModelConfig, tp_size: int, precision: Precision, placement: Placement
+) -> int:
+    """Bytes on each NPU for weights that are not kept there: the most that is loaded at once.
+
+    While one block computes, it and the ``prefetch_blocks`` blocks after it are there (embedding and what follows
+    the blocks count as a block each).
+    """
+    stages = [0] * (model.num_hidden_layers + 2)
+    for row, ((block, layer), place) in enumerate(
+        zip(row_layers(model.num_hidden_layers), placement.weights, strict=True)
+    ):
+        if place != NPU:
+            stage = block + 1 if block is not None else (-1 if row else 0)
+            stages[stage] += _row_bytes(model, layer, tp_size, precision)
+    window = placement.prefetch_blocks + 1
+    return max(sum(stages[first : first + window]) for first in range(len(stages)))
+
+
+def remote_kv_bytes_per_block(
+    model: ModelConfig, tp_size: int, precision: Precision, block_size: int, placement: Placement
+) -> Mapping[Place, int]:
+    """Bytes of a KV block of all ``tp_size`` ranks in each place but the NPU."""
+    layer_bytes = block_size * tp_size * kv_bytes_per_token(model, tp_size, precision.kv_bits)
+    layers = Counter(block.kv for block in placement.blocks if block.kv != NPU)
+    return {place: count * layer_bytes for place, count in layers.items()}
+
+
+def _row_bytes(model: ModelConfig, layer: str, tp_size: int, precision: Precision) -> int:
+    return layer_shape(model, layer, tp_size).weight_elements * precision.weight_bits // 8

@@ -62,6 +62,8 @@ class SimulationConfig:
     npu_memory_utilization: float = 0.9
     num_gpu_blocks_override: int | None = None
     """KV blocks of every instance that does not give its own; None: as many as fit."""
+    local_offloading: bool = False
+    """Whether every iteration loads the weights from the NPUs' own memories."""
     request_routing_policy: str = "RR"
     network_backend: str = "unaware"
     ns3: Ns3Options | None = None

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
 
 from inference_serving.cluster import InstanceSpec
 from inference_serving.kv_transfer import HeadTransfer, head_transfers
 from inference_serving.layer_group import WHOLE_MODEL, LayerGroup
-from llm_profile.layers import BLOCK_LAYERS, LAYERS
+from inference_serving.placement import NPU, Place, row_layers
+from inference_serving.request import Int64Array
+from llm_profile.layers import BLOCK_LAYERS, LAYERS, layer_shape
 
 DURATION_SLOT = {layer: slot for slot, layer in enumerate(LAYERS)}
 TOKEN_IDS_SLOT, SAMPLED_IDS_SLOT, ALL_REDUCE_SLOT, FIRST_KV_SLOT = range(4)
@@ -33,11 +38,46 @@ class KvTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryAccess:
+    """Bytes that each NPU of the instance loads from a memory elsewhere, or stores there."""
+
+    place: Place
+    memory: int
+    """Position among the engine's memories."""
+    slot: int
+
+
+class KvMoveKind(NamedTuple):
+    """KV of whole tokens on its way: ``kv_evict`` and ``kv_load`` before the first row, ``kv_store`` after the last."""
+
+    name: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class KvMove:
+    """One row of KV on its way."""
+
+    kind: KvMoveKind
+    access: MemoryAccess
+
+
+@dataclass(frozen=True, slots=True)
 class RowShape:
-    """One row: a layer of one block (or of none), and what goes in and out around it."""
+    """One row: a layer of one block (or of none), and what goes in and out around it.
+
+    ``stage`` counts what is prefetched together: the embedding, each block, and what follows the blocks.
+    """
 
     name: str
     layer: str
+    stage: int = 0
+    weights: MemoryAccess | None = None
+    """Where the layer's weights are loaded from; None: they are on the NPU."""
+    kv_read: MemoryAccess | None = None
+    """Where attention reads the KV of its context from; None: it is on the NPU."""
+    kv_write: MemoryAccess | None = None
+    """Where the new tokens' KV goes after rope."""
     loads_token_ids: bool = False
     stores_sampled_ids: bool = False
     all_reduce: bool = False
@@ -48,37 +88,58 @@ class RowShape:
 class TraceShape:
     """Rows in execution order, the NPUs that take part, and the KV targets.
 
-    ``blocks`` are the numbers of the transformer blocks in it: all, or those of a layer group.
+    ``blocks`` are the numbers of the transformer blocks in it: all, or those of a layer group. ``moves`` are the
+    KV that goes to or comes from elsewhere; ``fixed_sizes`` has the sizes that no batch changes (weights), and 0 else.
     """
 
     instance: InstanceSpec
     blocks: range
     rows: tuple[RowShape, ...]
     targets: tuple[KvTarget, ...]
+    moves: tuple[KvMove, ...]
+    fixed_sizes: Int64Array
 
     @cached_property
     def npus(self) -> tuple[int, ...]:
         """NPUs of the instance, then those of each target."""
         return self.instance.npus + tuple(npu for target in self.targets for npu in target.instance.npus)
 
-    @cached_property
+    @property
     def size_slots(self) -> int:
         """Length of the trace's ``sizes``."""
-        return FIRST_KV_SLOT + sum(len(target.transfers) for target in self.targets)
+        return len(self.fixed_sizes)
+
+    @cached_property
+    def kv_sent_slots(self) -> slice:
+        """Slots of what goes to the targets."""
+        return slice(FIRST_KV_SLOT, FIRST_KV_SLOT + sum(len(target.transfers) for target in self.targets))
+
+    @cached_property
+    def streams_kv(self) -> tuple[MemoryAccess, MemoryAccess] | None:
+        """A read and a write of KV that lives elsewhere, whose slots all of them share; None: there is none."""
+        reads = [row.kv_read for row in self.rows if row.kv_read is not None]
+        writes = [row.kv_write for row in self.rows if row.kv_write is not None]
+        return (reads[0], writes[0]) if reads else None
 
 
 def build_shape(
-    instance: InstanceSpec, targets: tuple[InstanceSpec, ...] = (), layer_group: LayerGroup = WHOLE_MODEL
+    instance: InstanceSpec,
+    targets: tuple[InstanceSpec, ...] = (),
+    layer_group: LayerGroup = WHOLE_MODEL,
+    moves: tuple[KvMoveKind, ...] = (),
 ) -> TraceShape:
-    """Lay out the rows of one iteration of ``instance`` that sends KV to ``targets``.
+    """Lay out the rows of one iteration of ``instance`` that sends KV to ``targets`` and makes ``moves``.
 
     The rows of a layer group are a slice of the whole iteration's, and keep their names.
     """
     blocks = layer_group.blocks(instance.model.num_hidden_layers)
     start = None if layer_group.is_first else _row_of_block(blocks.start)
     stop = None if layer_group.is_last else _row_of_block(blocks.stop)
-    rows = _rows(instance, sends_kv=bool(targets))[start:stop]
-    return TraceShape(instance, blocks, rows, _kv_targets(instance, targets))
+    placed = _kv_targets(instance, targets)
+    slots = _Slots(instance, FIRST_KV_SLOT + sum(len(target.transfers) for target in placed))
+    rows = _rows(instance, slots, sends_kv=bool(targets))[start:stop]
+    moved = tuple(KvMove(kind, slots.access(kind.place, slots.new())) for kind in moves)
+    return TraceShape(instance, blocks, rows, placed, moved, slots.fixed_sizes())
 
 
 def _row_of_block(block: int) -> int:
@@ -86,21 +147,62 @@ def _row_of_block(block: int) -> int:
     return 1 + block * len(BLOCK_LAYERS)
 
 
-def _rows(instance: InstanceSpec, *, sends_kv: bool) -> tuple[RowShape, ...]:
-    split = instance.tp_size > 1
-    rows = [RowShape("embedding_0", "embedding", loads_token_ids=True)]
-    for _ in range(instance.model.num_hidden_layers):
-        for layer in BLOCK_LAYERS:
-            rows.append(
-                RowShape(
-                    f"{layer}_{len(rows)}",
-                    layer,
-                    all_reduce=split and layer in _ALL_REDUCE_AFTER,
-                    kv_ready=sends_kv and layer == _KV_READY_AFTER,
-                )
+class _Slots:
+    """Hands out size slots: one for the weights of each layer, one each for KV read and written, one a move."""
+
+    def __init__(self, instance: InstanceSpec, first: int) -> None:
+        self._instance = instance
+        self._sizes = [0] * first
+        self._slot_of: dict[str, int] = {}
+
+    def new(self, size_bytes: int = 0) -> int:
+        self._sizes.append(size_bytes)
+        return len(self._sizes) - 1
+
+    def access(self, place: Place, slot: int) -> MemoryAccess:
+        return MemoryAccess(place, self._instance.placement.memory_of(place), slot)
+
+    def weights(self, layer: str, place: Place) -> MemoryAccess | None:
+        """The load of a layer's weights, None if they need none."""
+        instance = self._instance
+        elements = layer_shape(instance.model, layer, instance.tp_size).weight_elements
+        if not elements or not instance.placement.loads(place):
+            return None
+        if layer not in self._slot_of:
+            self._slot_of[layer] = self.new(elements * instance.precision.weight_bits // 8)
+        return self.access(place, self._slot_of[layer])
+
+    def kv(self, what: str, place: Place) -> MemoryAccess | None:
+        """A read or write (``what``) of KV that lives at ``place``, None if that is the NPU."""
+        if place == NPU:
+            return None
+        if what not in self._slot_of:
+            self._slot_of[what] = self.new()
+        return self.access(place, self._slot_of[what])
+
+    def fixed_sizes(self) -> Int64Array:
+        return np.array(self._sizes, dtype=np.int64)
+
+
+def _rows(instance: InstanceSpec, slots: _Slots, *, sends_kv: bool) -> tuple[RowShape, ...]:
+    split, blocks, placement = instance.tp_size > 1, instance.model.num_hidden_layers, instance.placement
+    rows = []
+    for number, ((block, layer), place) in enumerate(zip(row_layers(blocks), placement.weights, strict=True)):
+        kv = NPU if block is None else placement.blocks[block].kv
+        rows.append(
+            RowShape(
+                f"{layer}_{number}",
+                layer,
+                stage=block + 1 if block is not None else (0 if layer == "embedding" else blocks + 1),
+                weights=slots.weights(layer, place),
+                kv_read=slots.kv("kv_read", kv) if layer == "attn" else None,
+                kv_write=slots.kv("kv_write", kv) if layer == _KV_READY_AFTER else None,
+                loads_token_ids=layer == "embedding",
+                stores_sampled_ids=layer == "lm_head",
+                all_reduce=split and layer in _ALL_REDUCE_AFTER,
+                kv_ready=sends_kv and layer == _KV_READY_AFTER,
             )
-    rows.append(RowShape(f"final_layernorm_{len(rows)}", "final_layernorm"))
-    rows.append(RowShape(f"lm_head_{len(rows)}", "lm_head", stores_sampled_ids=True))
+        )
     return tuple(rows)
 
 

@@ -20,7 +20,7 @@ from astra_sim.link_topology import (
     links_of_network,
     read_logical_dims,
 )
-from astra_sim.memory_config import MemoryConfig, read_memories, write_memories
+from astra_sim.memory_config import MemoryConfig, read_memories, stock_memories, write_memories
 from astra_sim.network_config import NetworkConfig, read_network, write_network
 from astra_sim.ns3_backend import Ns3Options
 from astra_sim.system_config import SystemConfig, read_system, write_system
@@ -57,6 +57,7 @@ __all__ = [
     "read_network",
     "read_system",
     "roofline_of_durations",
+    "stock_memories",
     "write_comm_groups",
     "write_et",
     "write_graphs",

@@ -14,7 +14,14 @@ class Dimension:
     def __init__(self, wiring: str, npus: int, bandwidth_gbps: float, latency_ns: float) -> None: ...
 
 class MemorySpec:
-    def __init__(self, type: str, latency_ns: int, bandwidth_gbps: float, nodes: Sequence[int]) -> None: ...
+    def __init__(
+        self,
+        type: str,
+        latency_ns: int,
+        bandwidth_gbps: float,
+        nodes: Sequence[int],
+        node_speeds: Sequence[tuple[int, float]],
+    ) -> None: ...
 
 class SystemSpec:
     endpoint_delay_ns: int

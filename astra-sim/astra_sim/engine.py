@@ -255,7 +255,11 @@ def _system(config: SystemConfig, options: EngineOptions, customs: CustomCollect
 
 def _memory(config: MemoryConfig, npu_count: int) -> _engine.MemorySpec:
     if config.num_devices > 1:
-        raise ValueError(f"not supported yet: a memory of {config.num_devices} devices; use num-devices 1")
+        raise ValueError(f"give {config.num_devices} memories of one device each, one for every queue")
     return _engine.MemorySpec(
-        config.memory_type, config.latency_ns, config.bandwidth_gbps, config.nodes(npu_count)
+        config.memory_type,
+        config.latency_ns,
+        config.bandwidth_gbps,
+        config.nodes(npu_count),
+        config.node_speeds(),
     )

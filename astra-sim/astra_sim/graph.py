@@ -59,7 +59,8 @@ class Node:
     priority: int = 0
     is_cpu_op: bool = False
     copy_engine: bool = False
-    """The send uses the copy unit and the receiver's copy-in lane instead of the communication unit."""
+    """The send uses the copy unit and the receiver's copy-in lane instead of the communication unit; a load or
+    store takes no unit, so that its memory alone queues it."""
     memory: int = 0
     """Which of the engine's memories a load or store addresses."""
     part: int = 0

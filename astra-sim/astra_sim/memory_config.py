@@ -15,7 +15,8 @@ from astra_sim.input_error import InputError, read_json_object, validated
 MemoryType = Literal[
     "NO_MEMORY_EXPANSION", "PER_NPU_MEMORY_EXPANSION", "PER_NODE_MEMORY_EXPANSION", "MEMORY_POOL"
 ]
-_NAMES = ("remote_mem", "cxl_mem")
+_NAMES = ("remote_mem", "cxl_mem", "local_mem")
+_POOL = "MEMORY_POOL"
 _FLAT_NAMES = {"remote-mem-latency": "mem-latency", "remote-mem-bw": "mem-bw"}
 
 _KEY_OF_FIELD = {
@@ -26,6 +27,8 @@ _KEY_OF_FIELD = {
     "num_nodes": "num-nodes",
     "num_npus_per_node": "num-npus-per-node",
     "node_of_npu": "node-of-npu",
+    "node_bandwidth_gbps": "node-mem-bw",
+    "node_latency_ns": "node-mem-latency",
 }
 
 
@@ -33,7 +36,8 @@ class MemoryConfig(BaseModel):
     """One memory: latency in ns, bandwidth in GB/s with 1 GB = 1e9 bytes.
 
     A PER_NODE memory belongs to nodes given by ``node_of_npu`` (one entry per NPU) or by
-    ``num_npus_per_node``; with neither, all NPUs share one node.
+    ``num_npus_per_node``; with neither, all NPUs share one node. ``node_bandwidth_gbps`` and ``node_latency_ns``
+    give each node a speed of its own.
     """
 
     model_config = ConfigDict(
@@ -52,6 +56,8 @@ class MemoryConfig(BaseModel):
     num_nodes: int | None = Field(default=None, ge=1)
     num_npus_per_node: int | None = Field(default=None, ge=1)
     node_of_npu: tuple[Annotated[int, Field(ge=0, lt=1 << 16)], ...] | None = None
+    node_bandwidth_gbps: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+    node_latency_ns: tuple[Annotated[int, Field(ge=0, le=1 << 53)], ...] | None = None
 
     @model_validator(mode="after")
     def _one_mapping(self) -> Self:
@@ -59,7 +65,22 @@ class MemoryConfig(BaseModel):
             raise ValueError("give either node-of-npu or num-npus-per-node, not both")
         if self.node_of_npu is not None and self.memory_type != "PER_NODE_MEMORY_EXPANSION":
             raise ValueError("node-of-npu is for PER_NODE_MEMORY_EXPANSION only")
+        if (self.node_bandwidth_gbps or self.node_latency_ns) and self.node_of_npu is None:
+            raise ValueError("node-mem-bw and node-mem-latency need node-of-npu")
+        for speeds in (self.node_bandwidth_gbps, self.node_latency_ns):
+            if speeds is not None and self.node_of_npu and len(speeds) <= max(self.node_of_npu):
+                raise ValueError(
+                    f"node-of-npu names node {max(self.node_of_npu)}, but {len(speeds)} speeds are given"
+                )
         return self
+
+    def node_speeds(self) -> list[tuple[int, float]]:
+        """(latency in ns, GB/s) of each node; empty when all nodes have the same."""
+        if self.node_bandwidth_gbps is None and self.node_latency_ns is None:
+            return []
+        nodes = max(self.node_of_npu or (0,)) + 1
+        latencies = self.node_latency_ns or (self.latency_ns,) * nodes
+        return list(zip(latencies, self.node_bandwidth_gbps or (self.bandwidth_gbps,) * nodes, strict=True))
 
     def nodes(self, npu_count: int) -> list[int]:
         """Node of each NPU; empty when all NPUs share one memory."""
@@ -82,7 +103,10 @@ class MemoryConfig(BaseModel):
 
 
 def read_memories(path: str | Path) -> list[MemoryConfig]:
-    """Read a memory_expansion.json; the position in the list is the ``memory`` that nodes address."""
+    """Read a memory_expansion.json; the position in the list is the ``memory`` that nodes address.
+
+    A pool of ``num-devices`` devices is as many memories, each with a queue of its own.
+    """
     data = read_json_object(path)
     if "memory-type" in data:
         return _read_flat(data, path)
@@ -92,8 +116,11 @@ def read_memories(path: str | Path) -> list[MemoryConfig]:
     memories = []
     for name in _NAMES:
         if name in data:
-            memories.append(_read_named(data[name], name, path))
-        elif memories == [] and name != _NAMES[-1]:
+            memory = _read_named(data[name], name, path)
+            devices = memory.num_devices if memory.memory_type == _POOL else 1
+            single = memory.model_copy(update={"num_devices": 1}) if devices > 1 else memory
+            memories += [single] * devices
+        elif memories == [] and name == _NAMES[0]:
             memories.append(MemoryConfig(memory_type="NO_MEMORY_EXPANSION"))
     return memories
 
@@ -105,23 +132,39 @@ def write_memories(path: str | Path, memories: Sequence[MemoryConfig], *, stock:
     Raises ValueError for what the form cannot hold.
     """
     if stock and memories:
-        Path(path).write_text(json.dumps(_stock_form(memories), indent=2) + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(stock_memories(memories), indent=2) + "\n", encoding="utf-8")
         return
-    if len(memories) > len(_NAMES):
-        raise ValueError(f"the file format holds {len(_NAMES)} memories, not {len(memories)}")
     data: dict[str, Any] = {"memory-type": "NO_MEMORY_EXPANSION"}
     if memories:
         data = {
             name: memory.model_dump(mode="json", exclude_none=True)
-            for name, memory in zip(_NAMES, memories, strict=False)
+            for name, memory in _named(memories).items()
         }
     Path(path).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
-def _stock_form(memories: Sequence[MemoryConfig]) -> dict[str, Any]:
+def _named(memories: Sequence[MemoryConfig]) -> dict[str, MemoryConfig]:
+    """Memories by their names in a file: the first, then a pool's equal devices as one, then one more."""
+    first, *others = memories
+    named = {_NAMES[0]: first}
+    devices = [memory for memory in others if memory.memory_type == _POOL]
+    if devices:
+        named[_NAMES[1]] = devices[0].model_copy(update={"num_devices": len(devices)})
+    rest = others[len(devices) :]
+    if len(rest) > 1 or others[: len(devices)] != devices[:1] * len(devices):
+        raise ValueError("the file format holds a memory, a pool of equal devices, and one more memory")
+    if rest:
+        named[_NAMES[2]] = rest[0]
+    return named
+
+
+def stock_memories(memories: Sequence[MemoryConfig]) -> dict[str, Any]:
+    """Memories in ASTRA-Sim's own form; raises ValueError for what it cannot hold."""
     if len(memories) > 1:
         raise ValueError(f"ASTRA-Sim has one memory, not {len(memories)}")
     memory = memories[0]
+    if memory.node_speeds():
+        raise ValueError("ASTRA-Sim has one speed for the memories of all nodes")
     data: dict[str, Any] = {
         "memory-type": memory.memory_type,
         "remote-mem-latency": memory.latency_ns,

@@ -73,6 +73,16 @@ def test_a_system_is_read_back_equal(tmp_path, config):
             MemoryConfig(memory_type="MEMORY_POOL", num_devices=1),
         ],
         [MemoryConfig(memory_type="NO_MEMORY_EXPANSION"), MemoryConfig(memory_type="MEMORY_POOL")],
+        [
+            MemoryConfig(
+                memory_type="PER_NODE_MEMORY_EXPANSION",
+                node_of_npu=(0, 0, 1),
+                node_bandwidth_gbps=(256, 128),
+                node_latency_ns=(0, 5),
+            ),
+            *[MemoryConfig(memory_type="MEMORY_POOL", latency_ns=250)] * 4,
+            MemoryConfig(memory_type="PER_NODE_MEMORY_EXPANSION", node_of_npu=(0, 1, 2)),
+        ],
     ],
 )
 def test_memories_are_read_back_equal(tmp_path, memories):
@@ -187,7 +197,7 @@ def test_a_wrong_network_is_named(tmp_path, text, message):
     [
         ({"memory-type": "DISK"}, "memory-type: 'DISK': input should be 'NO_MEMORY_EXPANSION', "),
         ({"memory-type": "MEMORY_POOL", "remote-mem-bw": 5}, "remote-mem-latency: this field is required"),
-        ({}, "memory-type: this field is required (or the objects remote_mem and cxl_mem)"),
+        ({}, "memory-type: this field is required (or the objects remote_mem and cxl_mem and local_mem)"),
         (
             {"remote_mem": {"memory-type": "MEMORY_POOL", "mem-bw": 0}},
             "remote_mem.mem-bw: 0: input should be greater than 0",

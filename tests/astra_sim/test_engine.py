@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from astra_sim_builders import all_reduce, collective, comp, drain, engine, load, numbers, recv, send
+from astra_sim_builders import all_reduce, collective, comp, drain, engine, numbers, recv, send
 
 import astra_sim.engine
 from astra_sim import Completion, Graph, Node, NodeKind
@@ -140,7 +140,7 @@ def test_memory_is_flat_over_ten_thousand_submissions():
         ([all_reduce(0)], r"needs 4 graphs, one per NPU; got 2"),
         ([all_reduce(0, involved_dims=(False,))], "involves no dimension with more than one NPU"),
         ([Node(0, NodeKind.COLL, size_slot=0)], "a collective node needs its collective"),
-        ([load(0, copy_engine=True)], "only a send can use the copy engine"),
+        ([comp(0, copy_engine=True)], "only a send, a load or a store can use the copy engine"),
         ([all_reduce(0, is_cpu_op=True)], "is_cpu_op is allowed on compute nodes only"),
         ([], "the graphs have no nodes"),
     ],

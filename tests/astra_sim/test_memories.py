@@ -46,3 +46,23 @@ def test_a_load_without_memory_is_refused():
 def test_nodes_must_cover_the_npus():
     with pytest.raises(ValueError, match="node-of-npu has 2 entries, the network has 4 NPUs"):
         engine(4, memories=[memory("PER_NODE_MEMORY_EXPANSION", node_of_npu=(0, 1))])
+
+
+def test_nodes_may_have_memories_of_their_own_speed():
+    config = memory(
+        "PER_NODE_MEMORY_EXPANSION",
+        node_of_npu=(0, 0, 1, 1),
+        node_bandwidth_gbps=(100, 10),
+        node_latency_ns=(0, 7),
+    )
+    simulation = engine(4, memories=[config])
+    assert run(simulation, [[load(0)]] * 4, sizes=[5000]) == 2 * (7 + 500)
+    assert [simulation.npu_stats(npu).finish_ns for npu in range(4)] == [50, 100, 507, 1014]
+
+
+def test_loads_by_the_copy_engine_take_no_unit_but_queue_at_their_memory():
+    devices = [MemoryConfig(memory_type="MEMORY_POOL", bandwidth_gbps=100)] * 2
+    nodes = [load(number, memory=number % 2, copy_engine=True) for number in range(4)]
+    assert run(engine(1, memories=devices), [nodes], sizes=[5000]) == 2 * 50
+    nodes = [load(number, memory=number % 2) for number in range(4)]
+    assert run(engine(1, memories=devices), [nodes], sizes=[5000]) == 4 * 50

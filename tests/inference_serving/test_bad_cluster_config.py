@@ -301,7 +301,6 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        ("top", {"cxl_mem": {"mem_size": 1024, "mem_bw": 60}}, f"cxl_mem: CXL memory {NOT_YET}"),
         (
             "cpu_mem",
             {"pim_config": "DDR4_8GB_3200"},
@@ -319,11 +318,6 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
         ),
         ("instance", {"ep_size": 2}, f"{AT}.ep_size: expert parallelism {NOT_YET}"),
         ("instance", {"dp_group": "a"}, f"{AT}.dp_group: data parallelism {NOT_YET}"),
-        (
-            "instance",
-            {"placement": {"default": {"weights": "cpu"}}},
-            f"{AT}.placement: placement of weights and KV {NOT_YET}",
-        ),
     ],
 )
 def test_a_feature_that_is_not_there_yet_is_refused_by_name(tmp_path, run, section, changes, message):
@@ -345,18 +339,32 @@ def test_fields_of_missing_features_may_have_their_defaults(tmp_path, run, secti
 
 
 @pytest.mark.parametrize(
-    ("field", "speed"), [("mem_bw", "300 GB/s with 0 ns"), ("mem_latency", "256 GB/s with 300 ns")]
+    ("placement", "message"),
+    [
+        ({"default": {"weights": "cxl:0"}}, "cxl:0: there is no cxl_mem"),
+        ({"blocks": [{"blocks": "0-2"}]}, "blocks[0].blocks: '0-2': the model has blocks 0 to 1"),
+        ({"blocks": [{"blocks": "1-0"}]}, 'blocks[0].blocks: \'1-0\': give block numbers, "0-3" or "8,9,10"'),
+        ({"blocks": [{"blocks": "0-1"}, {"blocks": "1"}]}, "blocks[1].blocks: block 1 has a rule already"),
+        (
+            {"blocks": [{"blocks": "0", "kv_evict_loc": "cpu"}]},
+            "kv_evict_loc: npu for some blocks and not for others; KV is kept whole, or computed again",
+        ),
+    ],
 )
-def test_host_memories_of_different_speed_are_refused(tmp_path, run, field, speed):
-    file = broken(tmp_path, "top", {})
+def test_a_placement_that_does_not_fit_is_refused(tmp_path, run, placement, message):
+    file = broken(tmp_path, "instance", {"placement": placement})
+    assert run(file) == refused(file, f"{AT}.placement: {message}")
+
+
+def test_a_place_that_is_too_small_is_refused_with_numbers(tmp_path, run):
+    file = broken(tmp_path, "instance", {"placement": {"default": {"weights": "cpu"}}})
     config = json.loads(file.read_text())
-    node = config["nodes"][0]
-    config["nodes"].append({**node, "cpu_mem": {**node["cpu_mem"], field: 300}})
-    file.write_text(json.dumps({**config, "num_nodes": 2}))
+    config["nodes"][0]["cpu_mem"]["mem_size"] = 1e-4
+    file.write_text(json.dumps(config))
     assert run(file) == refused(
         file,
-        "nodes[].cpu_mem: host memories of different speed are not supported yet: 256 GB/s with 0 ns and "
-        f"{speed}; give all nodes the same",
+        "nodes[0].cpu_mem.mem_size: cpu has 0.000 GB, but the weights placed there take 0.000 GB; make it larger, or "
+        "place them elsewhere",
     )
 
 

@@ -146,7 +146,6 @@ def test_a_wrong_list_of_iterations_is_named_with_its_value(tmp_path, run, text)
             "--prefix-storage CXL",
             "--prefix-storage: CXL: second-tier prefix storage is not supported yet; use None",
         ),
-        ("--enable-local-offloading", "--enable-local-offloading: weight offloading is not supported yet"),
         (
             "--enable-attn-offloading",
             "--enable-attn-offloading: attention offloading to PIM is not supported yet",

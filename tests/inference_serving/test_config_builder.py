@@ -71,7 +71,10 @@ def test_npus_and_instances_are_numbered_through_all_nodes_in_file_order(tmp_pat
 
 def test_a_node_has_the_npus_of_its_instances_and_its_host_memory(tmp_path):
     cluster = load_cluster(two_nodes(tmp_path, mem_bw=100, mem_latency=7), SimulationConfig())
-    assert cluster.nodes == (NodeSpec(0, (0, 1, 2), 256, 0), NodeSpec(1, (3, 4, 5, 6), 100, 7))
+    assert cluster.nodes == (
+        NodeSpec(0, (0, 1, 2), 256, 0, 128 * 2**30),
+        NodeSpec(1, (3, 4, 5, 6), 100, 7, 128 * 2**30),
+    )
     assert cluster.npu_count == 7
 
 
@@ -279,11 +282,9 @@ def test_every_npu_uses_the_host_memory_of_its_node(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("difference", [{"mem_bw": 100}, {"mem_latency": 1}])
-def test_host_memories_of_different_speed_are_no_engine_input(tmp_path, difference):
-    cluster = load_cluster(two_nodes(tmp_path, **difference), SimulationConfig())
-    with pytest.raises(InputError, match="host memories of different speed"):
-        memory_configs(cluster)
+def test_host_memories_may_differ_in_speed(tmp_path):
+    (host,) = memory_configs(load_cluster(two_nodes(tmp_path, mem_bw=100, mem_latency=7), SimulationConfig()))
+    assert (host.node_bandwidth_gbps, host.node_latency_ns) == ((256, 100), (0, 7))
 
 
 def test_host_memories_may_differ_in_size(tmp_path):

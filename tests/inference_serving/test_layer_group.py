@@ -19,6 +19,7 @@ from inference_serving.cluster import Cluster, InstanceSpec
 from inference_serving.controller import EngineController
 from inference_serving.graph_generator import build_graphs
 from inference_serving.layer_group import WHOLE_MODEL, LayerGroup, layer_groups
+from inference_serving.placement import all_on_npu
 from inference_serving.request import Batch
 from inference_serving.trace_generator import Trace, TraceGenerator
 
@@ -91,7 +92,8 @@ def in_groups(work: Batch, blocks: int, count: int) -> list[Batch]:
 
 def deep(spec: InstanceSpec, blocks: int) -> InstanceSpec:
     """The same instance with a model of another depth."""
-    return replace(spec, model=spec.model.model_copy(update={"num_hidden_layers": blocks}))
+    model = spec.model.model_copy(update={"num_hidden_layers": blocks})
+    return replace(spec, model=model, placement=all_on_npu(blocks))
 
 
 def traces(

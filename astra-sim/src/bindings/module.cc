@@ -5,6 +5,7 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -120,8 +121,16 @@ void bind_specs(nb::module_& module) {
       "check_algorithm", [](const std::string& name) { static_cast<void>(make_algorithm(name)); }, "name"_a,
       "Raise ValueError if there is no collective algorithm of that name.");
   nb::class_<MemorySpec>(module, "MemorySpec")
-      .def(nb::init<std::string, Time, double, std::vector<std::int32_t>>(), "type"_a, "latency_ns"_a,
-           "bandwidth_gbps"_a, "nodes"_a);
+      .def(
+          "__init__",
+          [](MemorySpec* self, std::string type, Time latency_ns, double bandwidth_gbps,
+             std::vector<std::int32_t> nodes, const std::vector<std::pair<Time, double>>& node_speeds) {
+            new (self) MemorySpec{std::move(type), {latency_ns, bandwidth_gbps}, std::move(nodes), {}};
+            for (const auto& [latency, bandwidth] : node_speeds) {
+              self->node_speeds.push_back({latency, bandwidth});
+            }
+          },
+          "type"_a, "latency_ns"_a, "bandwidth_gbps"_a, "nodes"_a, "node_speeds"_a);
   nb::class_<SystemSpec>(module, "SystemSpec")
       .def(nb::init<>())
       .def_rw("endpoint_delay_ns", &SystemSpec::endpoint_delay_ns)

@@ -11,12 +11,18 @@
 
 namespace astra {
 
+/// How fast one device answers.
+struct MemorySpeed {
+  Time latency_ns = 0;          ///< per request
+  double bandwidth_gbps = 0.0;  ///< GB/s where 1 GB is 1e9 bytes
+};
+
 /// One memory that loads and stores can address, as configured.
 struct MemorySpec {
-  std::string type;                 ///< PER_NPU_MEMORY_EXPANSION, PER_NODE_..., MEMORY_POOL, NO_...
-  Time latency_ns = 0;              ///< per request
-  double bandwidth_gbps = 0.0;      ///< GB/s where 1 GB is 1e9 bytes
-  std::vector<std::int32_t> nodes;  ///< PER_NODE: node of each NPU
+  std::string type;  ///< PER_NPU_MEMORY_EXPANSION, PER_NODE_..., MEMORY_POOL, NO_...
+  MemorySpeed speed;
+  std::vector<std::int32_t> nodes;       ///< PER_NODE: node of each NPU
+  std::vector<MemorySpeed> node_speeds;  ///< PER_NODE: by node; empty: all have `speed`
 };
 
 /// A memory outside the NPUs: serves loads and stores, which cost the same.
@@ -42,6 +48,6 @@ using NpuClocks = std::vector<std::unique_ptr<NpuClock>>;
                                                   NpuClocks& clocks);
 
 /// Time of one request alone in ns: latency + bytes / bandwidth, the quotient cut to an integer.
-[[nodiscard]] Time access_ns(const MemorySpec& spec, Bytes bytes);
+[[nodiscard]] Time access_ns(const MemorySpeed& speed, Bytes bytes);
 
 }  // namespace astra

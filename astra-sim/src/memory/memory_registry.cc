@@ -15,8 +15,8 @@ std::unique_ptr<Memory> make_memory(const MemorySpec& spec, EventQueue& queue, N
   throw std::invalid_argument("not supported yet: memory type '" + spec.type + "'");
 }
 
-Time access_ns(const MemorySpec& spec, Bytes bytes) {
-  return spec.latency_ns + cut_to_ns(static_cast<double>(bytes) / spec.bandwidth_gbps);
+Time access_ns(const MemorySpeed& speed, Bytes bytes) {
+  return speed.latency_ns + cut_to_ns(static_cast<double>(bytes) / speed.bandwidth_gbps);
 }
 
 }  // namespace astra

@@ -1,6 +1,8 @@
 #include "memory/shared_memory.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 namespace astra {
 
@@ -9,6 +11,10 @@ SharedMemory::SharedMemory(const MemorySpec& spec, EventQueue& queue, NpuClocks&
   std::int32_t last = 0;
   for (const std::int32_t node : spec_.nodes) last = std::max(last, node);
   servers_.resize(static_cast<std::size_t>(last) + 1);
+  if (!spec_.node_speeds.empty() && spec_.node_speeds.size() < servers_.size()) {
+    throw std::invalid_argument("a memory has " + std::to_string(spec_.node_speeds.size()) + " speeds for " +
+                                std::to_string(servers_.size()) + " nodes");
+  }
 }
 
 void SharedMemory::access(NpuId npu, Bytes bytes, Callback done) {
@@ -29,7 +35,8 @@ void SharedMemory::handle(std::uint64_t argument) {
 void SharedMemory::start(std::size_t server) {
   const Request& request = servers_[server].front();
   NpuClock& clock = *clocks_[static_cast<std::size_t>(request.npu)];
-  clock.schedule(queue_.now() + access_ns(spec_, request.bytes), {this, server});
+  const MemorySpeed& speed = spec_.node_speeds.empty() ? spec_.speed : spec_.node_speeds[server];
+  clock.schedule(queue_.now() + access_ns(speed, request.bytes), {this, server});
 }
 
 }  // namespace astra

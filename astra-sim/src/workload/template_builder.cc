@@ -10,11 +10,16 @@ namespace {
 
 constexpr std::int64_t kTags = 500'000'000;
 
+bool accesses_memory(const NodeSpec& spec) {
+  return spec.kind == NodeKind::kMemLoad || spec.kind == NodeKind::kMemStore;
+}
+
 Unit unit_of(const NodeSpec& spec) {
   if (spec.is_cpu_op) return Unit::kCpu;
   if (spec.kind == NodeKind::kCompute) return Unit::kGpu;
   if (spec.kind == NodeKind::kReceive) return Unit::kNone;
   if (spec.kind == NodeKind::kSend && spec.copy_engine) return Unit::kCopy;
+  if (accesses_memory(spec) && spec.copy_engine) return Unit::kNone;  // the memory alone queues it
   return Unit::kComm;
 }
 
@@ -100,7 +105,9 @@ TemplateNode TemplateBuilder::pack(const NodeSpec& spec) {
   node.tag = static_cast<std::uint64_t>(spec.tag % kTags);
   node.part = part_index(spec.part);
   if (spec.tag < 0) fail(spec, "tag must not be negative");
-  if (spec.copy_engine && spec.kind != NodeKind::kSend) fail(spec, "only a send can use the copy engine");
+  if (spec.copy_engine && spec.kind != NodeKind::kSend && !accesses_memory(spec)) {
+    fail(spec, "only a send, a load or a store can use the copy engine");
+  }
   if (spec.is_cpu_op && spec.kind != NodeKind::kCompute && !surroundings_.system.replay_only) {
     fail(spec, "is_cpu_op is allowed on compute nodes only");
   }
