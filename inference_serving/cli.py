@@ -26,6 +26,7 @@ from inference_serving.files import check_folder, check_writable, write_whole
 from inference_serving.flags import make_parser, simulation_config
 from inference_serving.latencies import open_latencies
 from inference_serving.logger import set_up_logging
+from inference_serving.memory_series import MemorySeries
 from inference_serving.output import RunResult, collect, summary_json, summary_text
 from inference_serving.power.report import series_text
 from inference_serving.power_model import PowerModel, make_power_model
@@ -75,8 +76,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
     taken = {args.cluster_config.resolve(): "--cluster-config"}
     if args.dataset is not None:
         taken[args.dataset.resolve()] = "--dataset"
-    outputs = (args.output, args.summary_json, args.power_series)
-    for flag, file in zip(("--output", "--summary-json", "--power-series"), outputs, strict=True):
+    for flag in ("--output", "--summary-json", "--power-series", "--memory-series"):
+        file: Path | None = getattr(args, flag[2:].replace("-", "_"))
         if file is None:
             continue
         check_writable(file, flag)
@@ -104,6 +105,9 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
         ledger = WaitLedger(simulation.instances) if config.wait_ledger else None
         if ledger is not None:
             observers.append(ledger)
+        series = MemorySeries(simulation.instances, config.log_interval_ns) if args.memory_series else None
+        if series is not None:
+            observers.append(series)
         if config.dump is not None:
             observers.append(TraceDump(config.dump, cluster))
         stalled: SimulationStallError | None = None
@@ -116,6 +120,8 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
     energy = None if power is None else power.report()
     result = collect(cluster, simulation, ledger.accounts if ledger is not None else None, energy)
     code = _report(args, result, simulation)
+    if series is not None:
+        write_whole(args.memory_series, series.text())
     if stalled is not None:
         raise stalled
     return code

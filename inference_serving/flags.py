@@ -20,8 +20,6 @@ from llm_profile.latency import SOURCES
 
 _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
 _NOT_YET = {
-    "enable_prefix_sharing": (False, "sharing a prefix pool"),
-    "prefix_storage": ("None", "second-tier prefix storage"),
     "enable_attn_offloading": (False, "attention offloading to PIM"),
     "enable_sub_batch_interleaving": (False, "sub-batch interleaving"),
     "enable_attn_prediction": (False, "the attention predictor"),
@@ -119,6 +117,20 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         help="keep KV blocks of prompts and find them again by their token ids",
     )
     group.add_argument(
+        "--prefix-storage",
+        choices=["None", "CPU", "CXL"],
+        default="None",
+        help="second tier of the prefix cache: the node's host memory, or the CXL pool",
+    )
+    group.add_argument(
+        "--enable-prefix-sharing",
+        action="store_true",
+        help="one second tier for all instances of a node (CXL: of the cluster) instead of one each",
+    )
+    group.add_argument(
+        "--prefix-chunk-tokens", type=int, default=256, help="tokens of a chunk in the second tier"
+    )
+    group.add_argument(
         "--enable-local-offloading",
         action="store_true",
         help="load the weights from the NPU's own memory (npu_mem) in each iteration",
@@ -176,6 +188,9 @@ def _add_output_flags(group: argparse._ArgumentGroup) -> None:
         help="say in the CSV what every nanosecond before each first token was spent on",
     )
     group.add_argument("--power-series", type=Path, help="power by log interval, node and part (needs power)")
+    group.add_argument(
+        "--memory-series", type=Path, help="NPU memory, prefix hits and second tier by log interval"
+    )
     group.add_argument("--log-interval", type=float, default=0.5, help="seconds of simulated time")
     group.add_argument("--log-level", choices=LEVELS, default="WARNING", help="messages on stderr")
     group.add_argument(
@@ -197,7 +212,6 @@ def _add_later_flags(group: argparse._ArgumentGroup) -> None:
         flag = "--" + name.replace("_", "-")
         if default is False:
             group.add_argument(flag, action="store_true", help=what)
-    group.add_argument("--prefix-storage", choices=["None", "CPU", "CXL"], default="None", help="None only")
     group.add_argument(
         "--expert-routing-policy", choices=["RR", "RAND", "FAST", "CUSTOM"], default="FAST", help="FAST only"
     )
@@ -226,6 +240,9 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         kv_bits=kv_bits,
         npu_memory_utilization=args.npu_memory_utilization,
         num_gpu_blocks_override=args.num_gpu_blocks_override,
+        prefix_storage=_prefix_storage(args),
+        prefix_sharing=args.enable_prefix_sharing,
+        prefix_chunk_tokens=args.prefix_chunk_tokens,
         local_offloading=args.enable_local_offloading,
         request_routing_policy=args.request_routing_policy,
         network_backend=_BACKENDS[args.network_backend],
@@ -270,6 +287,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         ("seed", 0),
         ("num-gpu-blocks-override", 1),
         ("long-prompt-tokens", 1),
+        ("prefix-chunk-tokens", 1),
     ):
         value = getattr(args, flag.replace("-", "_"))
         if value is None:
@@ -290,6 +308,24 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise InputError(
             "", "--npu-memory-utilization", f"{args.npu_memory_utilization:g}: must be in (0, 1], such as 0.9"
         )
+
+
+def _prefix_storage(args: argparse.Namespace) -> str | None:
+    if args.prefix_storage == "None":
+        if args.enable_prefix_sharing:
+            raise InputError(
+                "",
+                "--enable-prefix-sharing",
+                "there is no second tier to share; give --prefix-storage CPU or CXL",
+            )
+        return None
+    if args.engine_binary is not None or (args.dump_traces is not None and args.et_dialect == "astra-sim"):
+        raise InputError(
+            "",
+            "--prefix-storage",
+            f"{args.prefix_storage}: stock ASTRA-Sim cannot play its loads and stores; use None",
+        )
+    return str(args.prefix_storage).lower()
 
 
 def _bits(args: argparse.Namespace) -> tuple[int, int | None]:

@@ -113,7 +113,7 @@ class HolScheduler(Scheduler):
             arrival_ns=request.arrival_ns,
             order=request.enqueue_order,
             prompt_tokens=request.num_tokens,
-            computed=request.computed + match.blocks * self.kv_cache.block_size,
+            computed=request.computed + match.tokens,
             priority=request.priority,
             client=request.request_class,
         )
@@ -190,7 +190,7 @@ class HolScheduler(Scheduler):
         if self.settings.reserve_full_isl:
             owed = self._owed_blocks()
         else:
-            computed = request.computed + match.blocks * self.kv_cache.block_size
+            computed = request.computed + match.tokens
             tokens = min(tokens, computed + self.settings.token_budget)
         held = request.blocks + match.blocks - match.unused
         if self.kv_cache.blocks_for(tokens) - held + owed > self.kv_cache.free_blocks:
@@ -229,7 +229,7 @@ class HolScheduler(Scheduler):
     def _with_warm_start(self, chunk: Chunk, request: Request) -> Chunk:
         """The chunk from where the cached prefix ends now, which may not be where it ended when the job came."""
         job = chunk.job
-        computed = request.computed + self.kv_cache.match(request).blocks * self.kv_cache.block_size
+        computed = request.computed + self.kv_cache.match(request).tokens
         if computed == job.computed:
             return chunk
         job.computed = computed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
+from inference_serving.kv_tiers import KvTiers
 from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
@@ -16,7 +18,8 @@ from inference_serving.prefix_cache import PrefixKvCache
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
-from inference_serving.trace_generator import TraceGenerator
+from inference_serving.trace_generator import NO_MOVES, TraceGenerator
+from inference_serving.trace_shape import KvMoveKind
 
 
 @dataclass(slots=True)
@@ -75,6 +78,7 @@ class Instance:
         spec: InstanceSpec,
         costs: PrefillCosts,
         admission: Admission | None = None,
+        tiers: KvTiers | None = None,
     ) -> None:
         self.spec = spec
         self.instance_id = spec.instance_id
@@ -86,6 +90,7 @@ class Instance:
         )
         pool = PrefixKvCache if spec.scheduler.enable_prefix_caching else KvCache
         self.kv_cache: KvCache = pool(spec.memory.kv_blocks, spec.scheduler.block_size)
+        self.tiers = self.kv_cache.tiers = tiers
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
         self.traces = TraceGenerator(spec, costs.latency)
         self.in_flight: InFlight | None = None
@@ -105,6 +110,10 @@ class Instance:
         """Count requests that have left."""
         self._unfinished -= count
 
+    def take_moves(self, batch: Batch) -> Mapping[KvMoveKind, int]:
+        """Bytes of each NPU that the coming iteration loads from elsewhere and stores there."""
+        return NO_MOVES if self.tiers is None else self.tiers.take_moves(batch.layer_group)
+
     def isolated_prefill_ns(self, prompt_tokens: int, computed: int = 0) -> int:
         """Predicted time of a prompt alone here, of which ``computed`` tokens have KV already.
 
@@ -116,4 +125,4 @@ class Instance:
         """Prompt tokens whose KV was there when the request came."""
         if self.spec.scheduler.skip_prefill:
             return request.prompt_tokens - 1
-        return request.prefix_hit_tokens
+        return request.prefix_hit_tokens + request.storage_hit_tokens

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from inference_serving.kv_tiers import KvTiers
     from inference_serving.request import Request
 
 
@@ -23,13 +24,15 @@ class PrefixStatistics:
 
 
 class PrefixMatch(NamedTuple):
-    """Blocks of a request that are in the pool already, and how many of them nobody uses."""
+    """Blocks of a request that are in the pool already, how many of them nobody uses, and the request's tokens
+    that need not be computed: those of these blocks, or more that can be loaded from elsewhere."""
 
     blocks: int
     unused: int
+    tokens: int
 
 
-NO_MATCH = PrefixMatch(0, 0)
+NO_MATCH = PrefixMatch(0, 0, 0)
 
 
 class KvCache:
@@ -50,6 +53,8 @@ class KvCache:
         self.free_blocks = capacity_blocks
         self.peak_blocks = 0
         self.statistics: PrefixStatistics | None = None
+        self.tiers: KvTiers | None = None
+        """What is kept beyond the NPUs; None: nothing."""
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold ``tokens`` tokens."""
@@ -61,12 +66,15 @@ class KvCache:
         return False
 
     def match(self, request: Request) -> PrefixMatch:
-        """Leading blocks of a request that has no KV yet which are here: none."""
-        del request
-        return NO_MATCH
+        """What a request that has no KV yet need not compute: only what can be loaded from elsewhere."""
+        if self.tiers is None or request.computed:
+            return NO_MATCH
+        return PrefixMatch(0, 0, self.tiers.available(request, 0))
 
     def claim(self, request: Request) -> None:
-        """Give a request that starts its leading blocks that are here: none."""
+        """Give a request that starts its leading blocks that are here (none), and load what is elsewhere."""
+        if self.tiers is not None and not request.computed:
+            request.computed = self.tiers.claim(request, 0, request.first_scheduled_ns < 0)
 
     def remember(self, request: Request, tokens: int) -> None:
         """Note that a request's first ``tokens`` tokens have KV; nothing to note."""
@@ -80,6 +88,11 @@ class KvCache:
     def used_blocks(self) -> int:
         """Blocks in use now."""
         return self.capacity_blocks - self.free_blocks
+
+    @property
+    def occupied_blocks(self) -> int:
+        """Blocks in use or with content that can be found again."""
+        return self.used_blocks
 
     def take(self, blocks: int) -> None:
         """Take blocks; the caller has checked ``free_blocks``."""

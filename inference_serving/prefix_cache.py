@@ -58,6 +58,11 @@ class PrefixKvCache(KvCache):
         """Blocks whose content is known, used or not."""
         return len(self._users)
 
+    @property
+    def occupied_blocks(self) -> int:
+        """Blocks in use or with content that can be found again."""
+        return self.used_blocks + len(self._unused)
+
     def take(self, blocks: int) -> None:
         """Take blocks; the caller has checked ``free_blocks``. Unused content is lost where nothing else is left."""
         super().take(blocks)
@@ -66,9 +71,11 @@ class PrefixKvCache(KvCache):
             del self._users[lost]
 
     def match(self, request: Request) -> PrefixMatch:
-        """Leading blocks of a request that has no KV yet which are here; one token is always left to compute."""
-        if request.computed or not request.token_ids:
+        """What a request that has no KV yet need not compute; one token is always left."""
+        if request.computed:
             return NO_MATCH
+        if not request.token_ids:
+            return super().match(request)
         hashes = self._hashes(request)
         found = unused = 0
         for block_hash in hashes[: (request.num_tokens - 1) // self.block_size]:
@@ -77,14 +84,18 @@ class PrefixKvCache(KvCache):
                 break
             found += 1
             unused += users == 0
-        return PrefixMatch(found, unused)
+        tokens = found * self.block_size
+        if self.tiers is not None:
+            tokens = self.tiers.available(request, tokens)
+        return PrefixMatch(found, unused, tokens)
 
     def claim(self, request: Request) -> None:
-        """Give a request that starts its leading blocks that are here."""
+        """Give a request that starts its leading blocks that are here, and load what is elsewhere."""
         if request.computed or request.blocks:
             return
         found = self.match(request).blocks
-        if request.first_scheduled_ns < 0:
+        first_time = request.first_scheduled_ns < 0
+        if first_time:
             self.statistics.queried_tokens += request.num_tokens
             self.statistics.hit_tokens += found * self.block_size
             request.prefix_hit_tokens = found * self.block_size
@@ -98,6 +109,8 @@ class PrefixKvCache(KvCache):
         request.remembered_blocks = found
         request.blocks = found
         request.computed = found * self.block_size
+        if self.tiers is not None:
+            request.computed = self.tiers.claim(request, request.computed, first_time)
 
     def remember(self, request: Request, tokens: int) -> None:
         """Note that a request's first ``tokens`` tokens have KV: its full blocks can be found from now on.

@@ -14,6 +14,7 @@ from inference_serving.layer_group import WHOLE_MODEL, LayerGroup
 
 if TYPE_CHECKING:
     from inference_serving.policies.prefill import PrefillJob
+    from inference_serving.prefix_pool import ChunkKey
 
 Int64Array = NDArray[np.int64]
 
@@ -69,6 +70,13 @@ class Request:
     """Places of its blocks whose content its instance's pool knows under this request's use."""
     remembered_blocks: int = 0
     prefix_hit_tokens: int = 0
+    storage_hit_tokens: int = 0
+    """Prompt tokens found in the second tier of the prefix cache."""
+    chunk_keys: list[ChunkKey] = field(default_factory=list)
+    written_chunks: int = 0
+    """Chunks from the first on that the second tier has been given (or had)."""
+    swapped_tokens: int = 0
+    """Tokens whose KV is kept elsewhere since the request gave way to another."""
     token_time_parts: list[Int64Array] = field(default_factory=list)
 
     @property

@@ -104,6 +104,8 @@ class Scheduler:
             if request.first_scheduled_ns < 0 and request.state is RequestState.RUNNING:
                 request.first_scheduled_ns = now_ns
         table = self._table
+        if self.kv_cache.tiers is not None:
+            self.kv_cache.tiers.write(table.requests, table.computed, table.grant)
         grants, context = table.grant.copy(), table.computed.copy()
         in_prompt = context < table.prompt
         prompt_tokens = int(grants.dot(in_prompt)) if np.count_nonzero(in_prompt) else 0
@@ -235,6 +237,8 @@ class Scheduler:
         return tokens
 
     def _drop_kv(self, request: Request) -> None:
+        if self.kv_cache.tiers is not None:
+            self.kv_cache.tiers.evict(request, request.computed)
         self.release(request)
         request.state = RequestState.WAITING
         request.computed = 0
@@ -272,7 +276,7 @@ class Scheduler:
     def _admissible(self, request: Request, budget: int) -> int:
         """Tokens that the request may run in this iteration, 0 if it has to wait."""
         match = self.kv_cache.match(request)
-        computed = request.computed + match.blocks * self.kv_cache.block_size
+        computed = request.computed + match.tokens
         remaining = request.num_tokens - computed
         tokens = self._need(remaining, budget)
         if tokens < remaining and not self.settings.enable_chunked_prefill:

@@ -64,6 +64,12 @@ class SimulationConfig:
     """KV blocks of every instance that does not give its own; None: as many as fit."""
     local_offloading: bool = False
     """Whether every iteration loads the weights from the NPUs' own memories."""
+    prefix_storage: str | None = None
+    """Second tier of the prefix cache: ``cpu`` or ``cxl``."""
+    prefix_sharing: bool = False
+    """Whether the instances of a node share it."""
+    prefix_chunk_tokens: int = 256
+    """Tokens of a chunk in the second tier."""
     request_routing_policy: str = "RR"
     network_backend: str = "unaware"
     ns3: Ns3Options | None = None

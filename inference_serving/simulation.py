@@ -20,6 +20,7 @@ from inference_serving.router import make_router
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
 from inference_serving.slowdown import class_of
+from inference_serving.tier_builder import make_tiers
 from inference_serving.trace_generator import Trace
 from llm_profile.latency import LatencyModel
 
@@ -57,11 +58,12 @@ class Simulation:
         self.instances: dict[int, Instance] = {}
         self._mover = KvMover(self.instances)
         serial = SerialTimes(cluster)
+        tiers = make_tiers(cluster, config)
         for spec in cluster.instances:
             latency = latencies[spec.instance_id]
             costs = PrefillCosts(spec, latency, HostOverhead.of(config, latency), serial.ns)
             admission = self._mover if spec.role is Role.PREFILL else None
-            self.instances[spec.instance_id] = Instance(spec, costs, admission)
+            self.instances[spec.instance_id] = Instance(spec, costs, admission, tiers.get(spec.instance_id))
         self._decode_specs = {spec.instance_id: spec for spec in cluster.with_role(Role.DECODE)}
         self._entries = [
             self.instances[s.instance_id] for s in cluster.with_role(Role.COLOCATED, Role.PREFILL)
@@ -153,7 +155,8 @@ class Simulation:
         if instance.spec.role is Role.PREFILL:
             outgoing = self._mover.tokens_to_send(instance, batch)
         kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in outgoing.items()}
-        trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs)
+        moves = instance.take_moves(batch)
+        trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs, moves)
         ticket = self.controller.submit(trace, now_ns + instance.overhead.before(batch.layer_group))
         self._mover.sent(ticket, outgoing, all_layers=batch.layer_group.is_last)
         instance.in_flight = InFlight(batch, ticket, now_ns)
@@ -172,6 +175,8 @@ class Simulation:
         assert instance.in_flight is not None
         batch, instance.in_flight = instance.in_flight.batch, None
         instance.iterations += 1
+        if instance.tiers is not None and batch.layer_group.is_last:
+            instance.tiers.commit()
         outcome = instance.scheduler.complete(end_ns)
         instance.forget(len(outcome.finished))
         self.finished += outcome.finished

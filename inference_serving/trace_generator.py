@@ -29,7 +29,7 @@ from llm_profile.latency import LatencyModel, Source
 from llm_profile.layers import kv_bytes_per_token, layer_shape
 
 TOKEN_ID_BYTES = 4
-_NO_MOVES: Mapping[KvMoveKind, int] = MappingProxyType({})
+NO_MOVES: Mapping[KvMoveKind, int] = MappingProxyType({})
 _ATTENTION = DURATION_SLOT["attn"]
 _LM_HEAD = DURATION_SLOT["lm_head"]
 _SHOWN_BY_OUTPUT = frozenset(("attn", "act_fn"))
@@ -157,7 +157,7 @@ class TraceGenerator:
         batch: Batch,
         kv_tokens: Mapping[int, int],
         decode_instances: Mapping[int, InstanceSpec],
-        moves: Mapping[KvMoveKind, int] = _NO_MOVES,
+        moves: Mapping[KvMoveKind, int] = NO_MOVES,
     ) -> Trace:
         """Trace of one iteration, or of the layer group of it that ``batch`` names.
 

@@ -1,0 +1,169 @@
+"""KV of one instance beyond its NPUs: that of preempted requests, and prefixes in a pool.
+
+Both are loaded instead of computed when a request starts. Their bytes are rows of the iteration that needs them:
+``kv_evict`` and ``kv_load`` before its layers, which wait for them, ``kv_store`` after, beside whatever is left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference_serving.cluster import InstanceSpec
+from inference_serving.kv_cache import PrefixStatistics
+from inference_serving.layer_group import LayerGroup
+from inference_serving.memory_places import MemoryId
+from inference_serving.placement import Place
+from inference_serving.prefix_cache import block_hashes
+from inference_serving.prefix_pool import ChunkKey, PrefixPool
+from inference_serving.request import Int64Array, Request
+from inference_serving.spare_memory import SpareMemory
+from inference_serving.trace_shape import KvMoveKind
+from llm_profile.layers import kv_bytes_per_token
+
+
+@dataclass(slots=True)
+class SwapStatistics:
+    """KV tokens of preempted requests that were kept elsewhere, brought back, and, for want of room, dropped."""
+
+    evicted_tokens: int = 0
+    reloaded_tokens: int = 0
+    dropped_tokens: int = 0
+
+
+class KvTiers:
+    """What an instance keeps elsewhere; ``pool`` may be shared with other instances.
+
+    ``swaps`` says that the KV of preempted requests is kept in the places that the placement names.
+    """
+
+    def __init__(
+        self,
+        spec: InstanceSpec,
+        spare: SpareMemory,
+        pool: PrefixPool | None = None,
+        chunk_tokens: int = 256,
+    ) -> None:
+        self.pool = pool
+        self.chunk_tokens = chunk_tokens
+        self.statistics = PrefixStatistics()
+        self.swap_statistics = SwapStatistics()
+        self._spare = spare
+        self._swaps = spec.placement.swaps
+        layer = kv_bytes_per_token(spec.model, spec.tp_size, spec.precision.kv_bits)
+        self._rank_bytes = layer * spec.model.num_hidden_layers
+        self._ranks = spec.tp_size
+        self._kind = f"{spec.model.name}/{spec.precision.kv_bits}/{spec.tp_size}"
+        self._swap_memory: Counter[MemoryId] = Counter()
+        self._swap_moves: Counter[Place] = Counter()
+        for block in spec.placement.blocks if self._swaps else ():
+            memory = MemoryId.of(block.evicted_kv, spec.node_id)
+            self._swap_memory[memory] += layer * spec.tp_size
+            if block.kv != block.evicted_kv:
+                self._swap_moves[block.evicted_kv] += layer
+        self._moves: Counter[KvMoveKind] = Counter()
+        self._pending: dict[ChunkKey, int] = {}
+
+    def available(self, request: Request, here: int) -> int:
+        """Tokens of a request without KV that need not be computed, of which ``here`` are on the NPU."""
+        if request.swapped_tokens > here:
+            return request.swapped_tokens
+        if self.pool is None or not request.token_ids:
+            return here
+        found = self.pool.leading(self._keys(request)) * self.chunk_tokens
+        return max(here, min(found, request.num_tokens - 1))
+
+    def claim(self, request: Request, here: int, first_time: bool) -> int:
+        """Load what :meth:`available` has beyond the NPU; returns the tokens that need not be computed."""
+        tokens = self.available(request, here)
+        loaded = tokens - here
+        if request.swapped_tokens:
+            if request.swapped_tokens > here:
+                self.swap_statistics.reloaded_tokens += loaded
+                self._move("kv_load", self._swap_moves, loaded)
+            self._forget_swapped(request)
+        elif self.pool is not None:
+            if first_time:
+                request.storage_hit_tokens = loaded
+                for statistics in (self.statistics, self.pool.statistics):
+                    statistics.queried_tokens += request.num_tokens
+                    statistics.hit_tokens += loaded
+            if loaded:
+                self.pool.touch(self._keys(request)[: -(-tokens // self.chunk_tokens)])
+                self._move_to_or_from_pool("kv_load", loaded)
+        return tokens
+
+    def evict(self, request: Request, tokens: int) -> None:
+        """A request gives up its blocks: keep its first ``tokens`` tokens' KV, if the placement says so and it fits."""
+        if self._pending:
+            self._pending = {key: who for key, who in self._pending.items() if who != request.request_id}
+        request.written_chunks = 0
+        if not self._swaps or not tokens:
+            return
+        if not self._spare.keep(self._swap_needs(tokens)):
+            self.swap_statistics.dropped_tokens += tokens
+            return
+        request.swapped_tokens = tokens
+        self.swap_statistics.evicted_tokens += tokens
+        self._move("kv_evict", self._swap_moves, tokens)
+
+    def write(self, requests: Sequence[Request], computed: Int64Array, grants: Int64Array) -> None:
+        """Rows of the coming iteration: it stores the full chunks of known tokens that it completes."""
+        if self.pool is None:
+            return
+        chunk = self.chunk_tokens
+        for row in np.flatnonzero((computed + grants) // chunk > computed // chunk).tolist():
+            request = requests[row]
+            keys = self._keys(request)[: int(computed[row] + grants[row]) // chunk]
+            for key in keys[request.written_chunks :]:
+                if key not in self.pool:
+                    self._pending.setdefault(key, request.request_id)
+            request.written_chunks = max(request.written_chunks, len(keys))
+
+    def commit(self) -> None:
+        """The iteration has ended: what it wrote can be found."""
+        if self.pool is not None and self._pending:
+            chunk_bytes = self.chunk_tokens * self._rank_bytes * self._ranks
+            for key in reversed(self._pending):  # the tail of a prefix is the first to go
+                self.pool.store(key, chunk_bytes)
+            self._pending.clear()
+
+    def take_moves(self, layer_group: LayerGroup) -> Mapping[KvMoveKind, int]:
+        """Bytes of each NPU that come before the first layer group and after the last, by kind of row."""
+        moves: Counter[KvMoveKind] = Counter()
+        if layer_group.is_first:
+            moves, self._moves = self._moves, moves
+        if layer_group.is_last and self._pending:
+            moves.update(self._pool_moves("kv_store", len(self._pending) * self.chunk_tokens))
+        return moves
+
+    def _move(self, name: str, layer_bytes: Mapping[Place, int], tokens: int) -> None:
+        for place, size in layer_bytes.items():
+            self._moves[KvMoveKind(name, place)] += size * tokens
+
+    def _move_to_or_from_pool(self, name: str, tokens: int) -> None:
+        self._moves.update(self._pool_moves(name, tokens))
+
+    def _pool_moves(self, name: str, tokens: int) -> dict[KvMoveKind, int]:
+        assert self.pool is not None
+        places = self.pool.places
+        share = -(-tokens * self._rank_bytes // len(places))
+        return {KvMoveKind(name, place): share for place in places}
+
+    def _forget_swapped(self, request: Request) -> None:
+        self._spare.give_back(self._swap_needs(request.swapped_tokens))
+        request.swapped_tokens = 0
+
+    def _swap_needs(self, tokens: int) -> dict[MemoryId, int]:
+        return {memory: size * tokens for memory, size in self._swap_memory.items()}
+
+    def _keys(self, request: Request) -> list[ChunkKey]:
+        if len(request.token_ids) < self.chunk_tokens:
+            return []
+        if not request.chunk_keys or request.chunk_keys[0].kind != self._kind:
+            hashes = block_hashes(request.token_ids, self.chunk_tokens)
+            request.chunk_keys = [ChunkKey(self._kind, one) for one in hashes]
+        return request.chunk_keys
