@@ -28,13 +28,25 @@ simulate "Llama-3.1-70B, tensor parallel over four H100" single_node_single_inst
 
 simulate "Prompts that share a prefix, computed once" single_node_single_instance \
   research_hol_blocking/same_prefix example_prefix_run --enable-prefix-caching --log-interval 5
+simulate "Conversations, NPU memory for few of them: prefixes come back from host memory" single_node_single_instance \
+  conversations example_prefix_cpu_run --enable-prefix-caching --prefix-storage CPU --num-gpu-blocks-override 300 --log-interval 5
+simulate "Conversations on two instances that share one pool of prefixes" single_node_multi_instance \
+  conversations example_prefix_shared_run --enable-prefix-caching --prefix-storage CPU --enable-prefix-sharing --log-interval 5
+simulate "The same on two nodes, a pool each" dual_node_multi_instance \
+  conversations example_prefix_shared_dual_run --enable-prefix-caching --prefix-storage CPU --enable-prefix-sharing --log-interval 5
+simulate "Weights on four CXL devices" single_node_cxl_instance \
+  sharegpt_req100_rate10_llama example_cxl_run --log-interval 20
+simulate "Too little KV memory: preempted requests' KV waits in host memory" single_node_memory_instance \
+  sharegpt_req100_rate10_llama example_memory_run --num-gpu-blocks-override 400 --log-interval 20
+simulate "Weights loaded from the NPU's own memory in each iteration" single_node_single_instance \
+  sharegpt_req100_rate10_llama example_offloading_run --enable-local-offloading --log-interval 20
 simulate "Power and energy of a node and its requests (series in output/example_power.tsv)" \
   single_node_power_instance sharegpt_req100_rate10_llama example_power_run --log-interval 5 \
   --power-series output/example_power.tsv
 simulate "Prefill and decode on two nodes, switches within and between, links with contention" \
   dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama example_topology_run --log-interval 5 \
   --network-backend analytical-aware
-summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,power_run,topology_run}.json)
+summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,topology_run}.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
   simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \

@@ -37,7 +37,7 @@ class SwapStatistics:
 class KvTiers:
     """What an instance keeps elsewhere; ``pool`` may be shared with other instances.
 
-    ``swaps`` says that the KV of preempted requests is kept in the places that the placement names.
+    ``swaps`` says whether the KV of preempted requests is kept, in the places that the placement names.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class KvTiers:
         self.statistics = PrefixStatistics()
         self.swap_statistics = SwapStatistics()
         self._spare = spare
-        self._swaps = spec.placement.swaps
+        self.swaps = spec.placement.swaps
         layer = kv_bytes_per_token(spec.model, spec.tp_size, spec.precision.kv_bits)
         self._rank_bytes = layer * spec.model.num_hidden_layers
         self._ranks = spec.tp_size
         self._kind = f"{spec.model.name}/{spec.precision.kv_bits}/{spec.tp_size}"
         self._swap_memory: Counter[MemoryId] = Counter()
         self._swap_moves: Counter[Place] = Counter()
-        for block in spec.placement.blocks if self._swaps else ():
+        for block in spec.placement.blocks if self.swaps else ():
             memory = MemoryId.of(block.evicted_kv, spec.node_id)
             self._swap_memory[memory] += layer * spec.tp_size
             if block.kv != block.evicted_kv:
@@ -101,7 +101,7 @@ class KvTiers:
         if self._pending:
             self._pending = {key: who for key, who in self._pending.items() if who != request.request_id}
         request.written_chunks = 0
-        if not self._swaps or not tokens:
+        if not self.swaps or not tokens:
             return
         if not self._spare.keep(self._swap_needs(tokens)):
             self.swap_statistics.dropped_tokens += tokens

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from inference_serving.instance import Instance
 from inference_serving.kv_cache import PrefixStatistics
-from inference_serving.prefix_pool import PrefixPool
 from inference_serving.request import Batch
 from inference_serving.scheduler import IterationOutcome
+from inference_serving.tier_report import pools_of
 from inference_serving.trace_generator import Trace
 
 _MIB = 1 << 20
@@ -64,12 +64,6 @@ class MemorySeries:
         for pool in self._pools:
             state += [pool.used_bytes / _MIB, _percent(pool.statistics)]
         return tuple(state)
-
-
-def pools_of(instances: Mapping[int, Instance]) -> list[PrefixPool]:
-    """The pools of the second tier, each once."""
-    tiers = [instance.tiers for instance in instances.values() if instance.tiers is not None]
-    return list({id(one.pool): one.pool for one in tiers if one.pool is not None}.values())
 
 
 def _percent(statistics: PrefixStatistics | None) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from inference_serving.cluster import Cluster
 from inference_serving.kv_cache import PrefixStatistics
+from inference_serving.kv_tiers import KvTiers
 from inference_serving.metrics import (
     Distribution,
     LatencySummary,
@@ -19,8 +20,17 @@ from inference_serving.metrics import (
     throughput,
 )
 from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
+from inference_serving.prefix_pool import PrefixPool
 from inference_serving.simulation import Simulation
 from inference_serving.slowdown import ClassSummary, Fairness, PrefillFacts, by_class
+from inference_serving.tier_report import (
+    pool_facts,
+    pool_lines,
+    pools_of,
+    prefix_facts,
+    tier_facts,
+    tier_lines,
+)
 from inference_serving.wait_ledger import Account
 from llm_profile.latency import Source
 
@@ -46,6 +56,8 @@ class InstanceSummary:
     peak_kv_blocks: int
     prefix: PrefixStatistics | None
     """What prefix caching found; None without it."""
+    tiers: KvTiers | None
+    """What was kept beyond the NPUs, and found there; None: nothing is."""
     peak_paused_kv_blocks: int
     """Most KV blocks that half-done prompts held while they were not running."""
     latency: LatencySummary
@@ -66,6 +78,8 @@ class RunSummary:
     classes: Mapping[str, ClassSummary]
     fairness: Fairness
     energy: EnergyReport | None = None
+    pools: tuple[PrefixPool, ...] = ()
+    """The second tier of the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +118,7 @@ def collect(
         classes=classes,
         fairness=fairness,
         energy=energy,
+        pools=tuple(pools_of(simulation.instances)),
     )
     models = {spec.instance_id: spec.model.name for spec in cluster.instances}
     return RunResult(metrics, prefill, accounts or {}, summary, models)
@@ -144,6 +159,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             kv_blocks=instance.kv_cache.capacity_blocks,
             peak_kv_blocks=instance.kv_cache.peak_blocks,
             prefix=instance.kv_cache.statistics,
+            tiers=instance.tiers,
             peak_paused_kv_blocks=instance.scheduler.peak_paused_blocks,
             latency=summarise(served.get(instance_id, [])),
         )
@@ -176,6 +192,8 @@ def summary_json(summary: RunSummary) -> str:
         "network_bytes": {"p2p": summary.p2p_bytes, "collective": summary.collective_bytes},
         "instances": [_instance_facts(instance) for instance in summary.instances],
     }
+    if summary.pools:
+        facts["prefix_storage"] = pool_facts(summary.pools)
     if summary.energy is not None:
         facts["power"] = energy_facts(summary.energy, totals.generated_tokens)
     return json.dumps(facts, indent=2) + "\n"
@@ -210,17 +228,10 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
             "peak": instance.peak_kv_blocks,
             "peak_paused": instance.peak_paused_kv_blocks,
         },
-        "prefix_cache": instance.prefix and _prefix_facts(instance.prefix),
+        "prefix_cache": instance.prefix and prefix_facts(instance.prefix),
+        **tier_facts(instance.tiers),
         "requests": instance.latency.requests,
         "latency_ms": _latency_facts(instance.latency),
-    }
-
-
-def _prefix_facts(prefix: PrefixStatistics) -> dict[str, float]:
-    return {
-        "queried_tokens": prefix.queried_tokens,
-        "hit_tokens": prefix.hit_tokens,
-        "hit_ratio": prefix.hit_ratio,
     }
 
 
@@ -263,6 +274,9 @@ def summary_text(summary: RunSummary) -> str:
         lines += _class_lines(summary)
     for instance in summary.instances:
         lines += _instance_lines(instance)
+    if summary.pools:
+        lines.append(_title("Prefix storage"))
+        lines += [_line(name, value) for name, value in pool_lines(summary.pools)]
     if summary.energy is not None:
         lines.append(_title("Power Results"))
         lines += [_line(name, value) for name, value in energy_lines(summary.energy, totals.generated_tokens)]
@@ -299,6 +313,7 @@ def _instance_lines(instance: InstanceSummary) -> list[str]:
     ]
     if instance.prefix is not None:
         lines.append(_line("Prefix hit ratio (%)", f"{100 * instance.prefix.hit_ratio:.2f}"))
+    lines += [_line(name, value) for name, value in tier_lines(instance.tiers)]
     for name, part in (
         ("TTFT", instance.latency.ttft),
         ("TPOT", instance.latency.tpot),

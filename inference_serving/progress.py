@@ -73,6 +73,10 @@ class IntervalLog:
             sum(getattr(one, name) for one in found) for name in ("queried_tokens", "hit_tokens")
         )
         prefix = f", prefix hits: {100 * hits / max(queried, 1):.1f} %" if found else ""
+        pools = [one.tiers.statistics for one in instances if one.tiers is not None and one.tiers.pool]
+        if pools:
+            stored = sum(one.hit_tokens for one in pools)
+            prefix += f", storage hits: {100 * stored / max(queried, 1):.1f} %"
         power = f", power: {self._power_w(self._interval_end_ns):.1f} W" if self._power_w else ""
         print(
             f"[{self._interval_end_ns / 1e9:.{self._digits}f}s] "

@@ -10,6 +10,8 @@ from inference_serving.output import RunResult
 from inference_serving.slowdown import PrefillFacts
 from inference_serving.why import ledger_text
 
+STORAGE_COLUMN = "storage_hit_tokens"
+"""Only in runs that have a second tier of the prefix cache, so that others' files stay as they were."""
 PUBLISHED_COLUMNS = (
     "instance id",
     "request id",
@@ -49,7 +51,8 @@ def csv_text(result: RunResult) -> str:
     ``wait_ledger`` where it was not asked for; ``energy_j`` (J) where no node's power is modelled.
     """
     energy = result.summary.energy
-    lines = [_csv_line(PUBLISHED_COLUMNS + OWN_COLUMNS)]
+    storage = bool(result.summary.pools)
+    lines = [_csv_line(PUBLISHED_COLUMNS + OWN_COLUMNS + ((STORAGE_COLUMN,) if storage else ()))]
     names = {instance_id: _csv_line((name,))[:-1] for instance_id, name in result.model_of_instance.items()}
     for one, prefill in zip(result.metrics, result.prefill, strict=True):
         request = one.request
@@ -63,7 +66,8 @@ def csv_text(result: RunResult) -> str:
             f"{one.latency_ns},{one.queuing_delay_ns},{one.ttft_ns},{one.tpot_ns},{quote}{itl}{quote},"
             f"{request.first_instance_id},{request.instance_id},{request.preemptions},{request.priority},"
             f"{_prefill_cells(prefill)},{request.prefix_hit_tokens},"
-            f"{ledger_text(account) if account else ''},{energy_j}\n"
+            f"{ledger_text(account) if account else ''},{energy_j}"
+            f"{f',{request.storage_hit_tokens}' if storage else ''}\n"
         )
     return "".join(lines)
 

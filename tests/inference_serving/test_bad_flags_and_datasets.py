@@ -137,15 +137,6 @@ def test_a_wrong_list_of_iterations_is_named_with_its_value(tmp_path, run, text)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--enable-prefix-sharing", "--enable-prefix-sharing: sharing a prefix pool is not supported yet"),
-        (
-            "--prefix-storage CPU",
-            "--prefix-storage: CPU: second-tier prefix storage is not supported yet; use None",
-        ),
-        (
-            "--prefix-storage CXL",
-            "--prefix-storage: CXL: second-tier prefix storage is not supported yet; use None",
-        ),
         (
             "--enable-attn-offloading",
             "--enable-attn-offloading: attention offloading to PIM is not supported yet",
@@ -165,6 +156,28 @@ def test_a_wrong_list_of_iterations_is_named_with_its_value(tmp_path, run, text)
     ],
 )
 def test_a_published_flag_whose_feature_is_not_there_yet_is_refused_by_name(run, flags, message):
+    assert run(*flags.split()) == refused(message)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--enable-prefix-sharing",
+            "--enable-prefix-sharing: there is no second tier to share; give --prefix-storage CPU or CXL",
+        ),
+        (
+            "--prefix-storage CPU",
+            "--prefix-storage: is a second tier of the prefix cache; give --enable-prefix-caching, too",
+        ),
+        ("--prefix-chunk-tokens 0", "--prefix-chunk-tokens: 0: must be at least 1"),
+        (
+            "--prefix-storage CPU --dump-traces dumps --et-dialect astra-sim",
+            "--prefix-storage: CPU: stock ASTRA-Sim cannot play its loads and stores; use None",
+        ),
+    ],
+)
+def test_a_second_tier_that_cannot_be_is_refused(run, flags, message):
     assert run(*flags.split()) == refused(message)
 
 

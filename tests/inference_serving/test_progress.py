@@ -32,6 +32,7 @@ def fake_instance(running: int = 0, waiting: int = 0, used: int = 0, capacity: i
     return SimpleNamespace(
         scheduler=SimpleNamespace(running=range(running), waiting=range(waiting)),
         kv_cache=SimpleNamespace(used_blocks=used, capacity_blocks=capacity, statistics=None),
+        tiers=None,
     )
 
 
