@@ -26,19 +26,20 @@ def conversations(count: int, turns: int, seed: int) -> list[dict[str, object]]:
     found: list[tuple[int, dict[str, object]]] = []
     for start_ns in np.sort(random.integers(0, count * _NS_PER_S // 2, count)).tolist():
         said: list[int] = []
+        arrival_ns = start_ns
         for _ in range(turns):
             said += random.integers(0, _IDS, random.integers(100, 301)).tolist()
             answer = random.integers(0, _IDS, random.integers(50, 151)).tolist()
             request: dict[str, object] = {
                 "input_toks": len(said),
                 "output_toks": len(answer),
-                "arrival_time_ns": start_ns,
+                "arrival_time_ns": arrival_ns,
                 "input_tok_ids": list(said),
                 "output_tok_ids": answer,
             }
-            found.append((start_ns, request))
+            found.append((arrival_ns, request))
             said += answer
-            start_ns += int(random.integers(4 * _NS_PER_S, 10 * _NS_PER_S))
+            arrival_ns += int(random.integers(4 * _NS_PER_S, 10 * _NS_PER_S))
     return [request for _, request in sorted(found, key=lambda one: one[0])]
 
 

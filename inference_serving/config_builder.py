@@ -122,7 +122,7 @@ class _Builder:
         if section.placement is None:
             return all_on_npu(model.num_hidden_layers, loads_local=loads_local, cxl_devices=devices)
         try:
-            return resolve(
+            placement = resolve(
                 section.placement,
                 model.num_hidden_layers,
                 tied=model.tie_word_embeddings,
@@ -131,6 +131,13 @@ class _Builder:
             )
         except ValueError as error:
             raise InputError(self._file, f"{path}.placement", str(error)) from None
+        if section.pd_type == "decode" and not placement.keeps_kv:
+            raise InputError(
+                self._file,
+                f"{path}.placement",
+                "kv_loc: KV lands on the NPUs of a decode instance; set it to npu",
+            )
+        return placement
 
     def _settings(self, path: str, section: InstanceSection) -> SchedulerSettings:
         """The command line's scheduler settings, overridden by those that the instance gives itself."""

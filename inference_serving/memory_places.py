@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,8 +108,3 @@ def _with_remote_kv(
             "or place KV elsewhere",
         )
     return replace(spec, memory=replace(spec.memory, remote_kv_blocks=blocks))
-
-
-def least_bytes(memories: Iterable[MemoryId], spare: Mapping[MemoryId, int]) -> int:
-    """Bytes of the fullest of some memories."""
-    return min(spare[memory] for memory in memories)

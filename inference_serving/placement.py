@@ -95,8 +95,12 @@ class Placement:
     @cached_property
     def is_plain(self) -> bool:
         """Whether everything stays on the NPU, and nothing is loaded."""
-        kv_here = all(block.kv == NPU for block in self.blocks)
-        return kv_here and not self.loads_local and all(place == NPU for place in self.weights)
+        return self.keeps_kv and not self.loads_local and all(place == NPU for place in self.weights)
+
+    @cached_property
+    def keeps_kv(self) -> bool:
+        """Whether all KV of running requests is on the NPU."""
+        return all(block.kv == NPU for block in self.blocks)
 
     @cached_property
     def swaps(self) -> bool:

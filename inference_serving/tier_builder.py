@@ -8,7 +8,7 @@ from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster, InstanceSpec
 from inference_serving.kv_tiers import KvTiers
 from inference_serving.memory_places import MemoryId, spare_bytes
-from inference_serving.placement import CPU, NPU, Place
+from inference_serving.placement import CPU, Place
 from inference_serving.prefix_pool import PrefixPool
 from inference_serving.settings import SimulationConfig
 from inference_serving.spare_memory import SpareMemory
@@ -38,7 +38,7 @@ def _make_pools(cluster: Cluster, config: SimulationConfig, spare: SpareMemory) 
             "", "--prefix-storage", "is a second tier of the prefix cache; give --enable-prefix-caching, too"
         )
     for spec in members:
-        if any(block.kv != NPU for block in spec.placement.blocks):
+        if not spec.placement.keeps_kv:
             raise InputError(
                 cluster.file,
                 "nodes[].instances[].placement",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from dataset.conversations import conversations, main
@@ -17,7 +18,7 @@ def test_the_committed_file_is_what_the_generator_makes(tmp_path):
 
 def test_a_turn_begins_with_all_that_was_said_before():
     turns = conversations(1, 5, seed=3)
-    for before, after in zip(turns, turns[1:], strict=False):
+    for before, after in pairwise(turns):
         said = [*before["input_tok_ids"], *before["output_tok_ids"]]
         assert after["input_tok_ids"][: len(said)] == said
         assert len(after["input_tok_ids"]) > len(said)
