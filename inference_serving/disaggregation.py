@@ -91,6 +91,7 @@ class KvMover:
         source.forget(1)
         target = self._instances[request.decode_instance_id]
         request.instance_id = target.instance_id
+        request.written_chunks = 0  # the pool of prefixes there may be another one
         request.blocks, request.reserved_blocks = request.reserved_blocks, 0
         target.scheduler.enqueue(request)
         return target

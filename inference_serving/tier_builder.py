@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from astra_sim.input_error import InputError
-from inference_serving.cluster import Cluster, InstanceSpec
+from inference_serving.cluster import Cluster, InstanceSpec, Role
 from inference_serving.kv_tiers import KvTiers
 from inference_serving.memory_places import MemoryId, spare_bytes
 from inference_serving.placement import CPU, Place
@@ -32,7 +32,12 @@ def make_tiers(cluster: Cluster, config: SimulationConfig) -> Mapping[int, KvTie
 
 
 def _make_pools(cluster: Cluster, config: SimulationConfig, spare: SpareMemory) -> dict[int, PrefixPool]:
-    members = [spec for spec in cluster.instances if spec.scheduler.enable_prefix_caching]
+    # a decode instance looks for nothing but what it has lost itself; it only adds to a pool that others use
+    members = [
+        spec
+        for spec in cluster.instances
+        if spec.scheduler.enable_prefix_caching and (config.prefix_sharing or spec.role is not Role.DECODE)
+    ]
     if not members:
         raise InputError(
             "", "--prefix-storage", "is a second tier of the prefix cache; give --enable-prefix-caching, too"
