@@ -74,7 +74,7 @@ class OrderedPolicy:
         """The chunks to run next, in order."""
         return self.batch(self.in_order(now_ns), token_budget, can_start)
 
-    def in_order(self, now_ns: int) -> Sequence[PrefillJob]:
+    def in_order(self, now_ns: int) -> Iterable[PrefillJob]:
         """All unfinished jobs, first things first."""
         if self.timed:
             jobs = [entry[2] for entry in self._place.values()]
@@ -83,7 +83,7 @@ class OrderedPolicy:
 
     def batch(self, jobs: Iterable[PrefillJob], token_budget: int, can_start: CanStart) -> PrefillPlan | None:
         """Fill one iteration from ``jobs``, which are in order; None if none of them can run."""
-        runnable = _runnable(jobs, can_start)
+        runnable = runnable_jobs(jobs, can_start)
         head = next(runnable, None)
         if head is None or token_budget == 0:
             return None
@@ -178,7 +178,7 @@ class OrderedPolicy:
             del self._queue[bisect_left(self._queue, entry)]
 
 
-def _runnable(jobs: Iterable[PrefillJob], can_start: CanStart) -> Iterator[PrefillJob]:
+def runnable_jobs(jobs: Iterable[PrefillJob], can_start: CanStart) -> Iterator[PrefillJob]:
     """Jobs that have started or may; after many refusals memory is taken to be full for all."""
     refusals = 0
     for job in jobs:
