@@ -72,6 +72,7 @@ class HolScheduler(Scheduler):
         self._unfinished: dict[int, tuple[PrefillJob, Request]] = {}
         self._started: dict[int, Request] = {}
         self._step: PrefillPlan | None = None
+        self._step_start_ns = 0
         self._now_ns = 0
 
     def enqueue(self, request: Request) -> None:
@@ -82,7 +83,7 @@ class HolScheduler(Scheduler):
 
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
-        self._now_ns = now_ns
+        self._now_ns = self._step_start_ns = now_ns
         batch = super().schedule(now_ns)
         if batch is None or self._step is None:
             return batch
@@ -97,10 +98,10 @@ class HolScheduler(Scheduler):
         """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
         step, self._step = self._step, None
         if step is not None:
-            start_ns, self._now_ns = self._now_ns, end_ns
+            self._now_ns = end_ns
             account(step)
             self._hold_activations(step.chunks[0])
-            self.prefill_policy.on_progress(step, start_ns, end_ns)
+            self.prefill_policy.on_progress(step, self._step_start_ns, end_ns)
             for chunk in step.chunks:
                 if not chunk.job.remaining_tokens:
                     self._forget(chunk.job)
