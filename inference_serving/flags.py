@@ -14,7 +14,7 @@ from inference_serving.logger import LEVELS
 from inference_serving.policies import check_policy, is_policy, policy_names, prefill_policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.precision import kv_bits_of, weight_bits_of
-from inference_serving.router import router_names
+from inference_serving.router import UnknownRouterError, check_router, router_names
 from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
 from llm_profile.latency import SOURCES
 
@@ -31,7 +31,6 @@ _NOT_YET = {
 _BACKENDS = {"analytical": "unaware", "analytical-aware": "aware", "ns3": "ns3"}
 _MOST = 10**12
 _MOST_DUMPED = 100_000
-_LATER_ROUTERS = ("CUSTOM", "LWL", "SITA", "MSC")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,9 +55,12 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--num-req", type=int, default=100, help="take the first N requests of the dataset")
     group.add_argument(
         "--request-routing-policy",
-        choices=[*router_names(), *_LATER_ROUTERS],
+        metavar="NAME",
         default="RR",
-        help="which instance serves a request",
+        help=f"which instance serves a request: {', '.join(router_names())}, or module:Class",
+    )
+    group.add_argument(
+        "--router-args", metavar="K=V,...", default="", help="options of the router, see docs/extending.md"
     )
     group.add_argument(
         "--network-backend",
@@ -223,6 +225,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         npu_memory_utilization=args.npu_memory_utilization,
         num_gpu_blocks_override=args.num_gpu_blocks_override,
         request_routing_policy=args.request_routing_policy,
+        router_args=_router_args(args),
         network_backend=_BACKENDS[args.network_backend],
         ns3=packet_options(args),
         engine_binary=args.engine_binary,
@@ -245,12 +248,6 @@ def _refuse_later_features(args: argparse.Namespace) -> None:
             value = f"{getattr(args, name)}: " if isinstance(default, str) else ""
             hint = f"; use {default}" if isinstance(default, str) else ""
             raise InputError("", "--" + name.replace("_", "-"), f"{value}{what} is not supported yet{hint}")
-    if args.request_routing_policy in _LATER_ROUTERS:
-        raise InputError(
-            "",
-            "--request-routing-policy",
-            f"{args.request_routing_policy} is not supported yet; use one of {', '.join(router_names())}",
-        )
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -300,11 +297,26 @@ def _bits(args: argparse.Namespace) -> tuple[int, int | None]:
     return weight_bits, None if args.kv_cache_dtype == "auto" else kv_bits
 
 
-def _policy_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+def _pairs(flag: str, text: str) -> dict[str, str]:
     try:
-        pairs = parse_pairs(args.policy_args)
+        return parse_pairs(text)
     except ValueError as error:
-        raise InputError("", "--policy-args", str(error)) from None
+        raise InputError("", flag, str(error)) from None
+
+
+def _router_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs("--router-args", args.router_args)
+    try:
+        check_router(args.request_routing_policy, pairs)
+    except UnknownRouterError as error:
+        raise InputError("", "--request-routing-policy", str(error)) from None
+    except ValueError as error:
+        raise InputError("", "--router-args", str(error)) from None
+    return tuple(pairs.items())
+
+
+def _policy_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs("--policy-args", args.policy_args)
     try:
         check_policy(args.scheduling_policy, pairs)
     except ValueError as error:

@@ -7,7 +7,7 @@ keeps its row, its KV blocks and its progress: pausing costs nothing but the mem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -106,6 +106,16 @@ class HolScheduler(Scheduler):
                 if not chunk.job.remaining_tokens:
                     self._forget(chunk.job)
         return super().complete(end_ns)
+
+    @property
+    def unfinished_jobs(self) -> Iterator[PrefillJob]:
+        """The prompts that are not complete; what the running iteration does for them is not counted yet."""
+        return (job for job, _ in self._unfinished.values())
+
+    @property
+    def running_plan(self) -> PrefillPlan | None:
+        """The prefill part of the running iteration."""
+        return self._step
 
     def _register(self, request: Request) -> None:
         match = self.kv_cache.match(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,9 +12,11 @@ from inference_serving.kv_cache import KvCache
 from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
+from inference_serving.prefill_backlog import PrefillBacklog
 from inference_serving.prefill_costs import PrefillCosts
 from inference_serving.prefix_cache import PrefixKvCache
 from inference_serving.request import Batch, Request
+from inference_serving.routing_target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
 from inference_serving.trace_generator import TraceGenerator
@@ -87,6 +90,7 @@ class Instance:
         pool = PrefixKvCache if spec.scheduler.enable_prefix_caching else KvCache
         self.kv_cache: KvCache = pool(spec.memory.kv_blocks, spec.scheduler.block_size)
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
+        self.backlog = PrefillBacklog(self.scheduler, costs)
         self.traces = TraceGenerator(spec, costs.latency)
         self.in_flight: InFlight | None = None
         self.iterations = 0
@@ -96,6 +100,21 @@ class Instance:
     def unfinished_requests(self) -> int:
         """Requests that were sent here and have not left."""
         return self._unfinished
+
+    def predict_ns(self, request: Request) -> int:
+        """Predicted prefill time of a request alone on this instance, with the chunks that it would run in here."""
+        return self.backlog.predict_ns(request)
+
+    def prefill_queue(self) -> Sequence[QueuedPrefill]:
+        """Prompts that the running iteration will leave unfinished, in no order."""
+        return self.backlog.queue(None if self.in_flight is None else self.in_flight.batch)
+
+    def residual_ns(self, now_ns: int) -> int:
+        """Predicted prefill time that the running iteration still takes; 0 if none runs."""
+        if self.in_flight is None:
+            return 0
+        length_ns = self.backlog.iteration_ns(self.in_flight.batch)
+        return max(length_ns - (now_ns - self.in_flight.start_ns), 0)
 
     def expect(self) -> None:
         """Count a request that is on its way here."""

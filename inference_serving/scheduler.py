@@ -7,7 +7,7 @@ blocks. When a running request finds no block, the policy's victim is preempted 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -156,6 +156,20 @@ class Scheduler:
     def starved(self) -> bool:
         """Whether a request waits here whose KV is not (or no longer) in this instance's memory."""
         return len(self.waiting) > self._waiting_holders
+
+    def unfinished_prompts(self, grants: Int64Array | None) -> Iterator[tuple[int, int]]:
+        """Tokens, and those of them with KV, of each request whose prefill goes on after the running iteration.
+
+        ``grants`` are the running iteration's, None if none runs.
+        """
+        for request in self.waiting:
+            if request.computed < request.prompt_tokens:
+                yield request.num_tokens, request.computed
+        table = self._table
+        done = table.computed if grants is None else table.computed + grants
+        in_prefill = (table.computed < table.prompt) | (table.target - table.computed > 1)
+        rows = (in_prefill & (done < table.target)).nonzero()[0]
+        yield from zip(table.target[rows].tolist(), done[rows].tolist(), strict=True)
 
     def evict_all(self) -> list[Request]:
         """Take every running request out, for a run that is being interrupted; progress is written back."""

@@ -63,6 +63,8 @@ class SimulationConfig:
     num_gpu_blocks_override: int | None = None
     """KV blocks of every instance that does not give its own; None: as many as fit."""
     request_routing_policy: str = "RR"
+    router_args: tuple[tuple[str, str], ...] = ()
+    """Options of the router by name, as text; each router knows its own."""
     network_backend: str = "unaware"
     ns3: Ns3Options | None = None
     engine_binary: Path | None = None

@@ -16,7 +16,7 @@ from inference_serving.instance import InFlight, Instance
 from inference_serving.prefill_costs import PrefillCosts, SerialTimes
 from inference_serving.request import Batch, Request
 from inference_serving.request_spec import RequestSpec
-from inference_serving.router import make_router
+from inference_serving.router import make_decode_router, make_router
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
 from inference_serving.slowdown import class_of
@@ -69,8 +69,9 @@ class Simulation:
         self._decoders = [self.instances[instance_id] for instance_id in self._decode_specs]
         self._prefillers = [entry for entry in self._entries if entry.spec.role is Role.PREFILL]
         routing = np.random.default_rng(config.seed).spawn(2)
-        self._router = make_router(config.request_routing_policy, routing[0])
-        self._decode_router = make_router(config.request_routing_policy, routing[1])
+        router, router_args = config.request_routing_policy, dict(config.router_args)
+        self._router = make_router(router, routing[0], router_args)
+        self._decode_router = make_decode_router(router, routing[1], router_args)
         self._observers = observers
         self._arrivals = [_request(spec, config.long_prompt_tokens) for spec in workload]
         self._next_arrival = 0
