@@ -32,7 +32,7 @@ class MlfqOptions(PolicyOptions):
         PolicyOptions.__post_init__(self)
         for name, least, most in (
             ("levels", 1, 64),
-            ("quantum", 1e-6, 1e6),
+            ("quantum", 1e-9, 1e6),
             ("growth", 1, 1e3),
             ("starvation", 0, 1e6),
         ):
@@ -66,7 +66,7 @@ class SkipJoinMlfq(OrderedPolicy):
     def __init__(self, costs: CostModel, options: MlfqOptions, token_budget: int) -> None:
         super().__init__(costs, options, token_budget)
         base_ns = options.quantum * NS_PER_S
-        self._quanta_ns = [base_ns * options.growth**level for level in range(options.levels - 1)]
+        self._quanta_ns = [round(base_ns * options.growth**level) for level in range(options.levels - 1)]
         self._standing: dict[int, _Standing] = {}
         self._idle: dict[int, PrefillJob] = {}
         """Jobs by the time at which they last ran, arrived or were promoted, the longest ago first."""
@@ -121,7 +121,7 @@ class SkipJoinMlfq(OrderedPolicy):
         self._idle[job.order] = job
 
     def _promote(self, now_ns: int) -> None:
-        limit_ns = now_ns - self.options.starvation * NS_PER_S
+        limit_ns = now_ns - round(self.options.starvation * NS_PER_S)
         starving: list[PrefillJob] = []
         for order, job in self._idle.items():
             if self._standing[order].idle_since_ns > limit_ns:
