@@ -146,6 +146,13 @@ class Driver:
                 self.episode.end_ns[chunk.job.request_id] = end_ns
 
 
+def driver(name: str, costs: LinearCosts | None = None, budget: int = BUDGET, **args: object) -> Driver:
+    """A driver of the policy of this name, with these options."""
+    costs = costs or LinearCosts()
+    texts = {option: str(value) for option, value in args.items()}
+    return Driver(make_prefill_policy(name, texts, costs, budget), costs, budget)
+
+
 def drive(
     name: str,
     prompts: Sequence[Prompt],
@@ -154,6 +161,9 @@ def drive(
     **args: object,
 ) -> Episode:
     """Run the policy of this name, with these options, on some prompts."""
-    costs = costs or LinearCosts()
-    texts = {option: str(value) for option, value in args.items()}
-    return Driver(make_prefill_policy(name, texts, costs, budget), costs, budget).run(prompts)
+    return driver(name, costs, budget, **args).run(prompts)
+
+
+def by_arrival(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts as a driver wants them."""
+    return sorted(prompts, key=lambda prompt: prompt.arrival_ns)

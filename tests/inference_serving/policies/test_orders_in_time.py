@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_driver import BUDGET, Driver, LinearCosts, Prompt, drive
+from policy_driver import BUDGET, LinearCosts, Prompt, by_arrival, drive, driver
 
 from inference_serving.policies import make_prefill_policy
 from inference_serving.policies.prefill import PrefillJob
@@ -16,13 +16,8 @@ from inference_serving.policies.prefill import PrefillJob
 NS = 1e-9
 
 
-def driver(name: str, **args: object) -> Driver:
-    texts = {option: str(value) for option, value in args.items()}
-    return Driver(make_prefill_policy(name, texts, LinearCosts(), BUDGET), LinearCosts())
-
-
 prompts = st.lists(st.builds(Prompt, st.integers(0, 1500), st.integers(1, 600)), min_size=1, max_size=8).map(
-    lambda found: sorted(found, key=lambda prompt: prompt.arrival_ns)
+    by_arrival
 )
 
 

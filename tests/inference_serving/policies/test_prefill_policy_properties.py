@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_driver import BUDGET, Driver, Episode, LinearCosts, Prompt, drive
+from policy_driver import BUDGET, Episode, LinearCosts, Prompt, by_arrival, drive, driver
 
-from inference_serving.policies import make_prefill_policy, prefill_policy_names
+from inference_serving.policies import prefill_policy_names
 from inference_serving.policies.prefill import PrefillJob
 
 COSTS = LinearCosts(fixed_ns=20, token_ns=3, pair_ns=1)
@@ -19,7 +19,7 @@ arrivals_of = st.lists(
     st.builds(Prompt, st.integers(0, 5000), st.integers(1, 500), st.sampled_from(["", "a", "b"])),
     min_size=1,
     max_size=10,
-).map(lambda found: sorted(found, key=lambda prompt: prompt.arrival_ns))
+).map(by_arrival)
 options_of = st.fixed_dictionaries(
     {
         "chunk": st.sampled_from([0, 30, 64, 1000]),
@@ -100,8 +100,7 @@ def test_the_same_arrivals_give_the_same_steps(name, prompts, options):
 @settings(max_examples=20)
 @given(arrivals_of, options_of)
 def test_times_left_are_never_negative_and_only_fall(name, prompts, options):
-    texts = {option: str(value) for option, value in options.items()}
-    one = Driver(make_prefill_policy(name, texts, COSTS, BUDGET), COSTS)
+    one = driver(name, COSTS, **options)
     jobs = [one.arrive(replace(prompt, arrival_ns=0), 0) for prompt in prompts]
     before = [job.isolated_ns for job in jobs]
     assert before == [job.remaining_ns for job in jobs]
@@ -129,7 +128,7 @@ def test_a_prompt_alone_takes_its_isolated_time(name, tokens):
 
 @every_policy
 def test_nothing_starts_without_memory_and_what_has_started_goes_on(name):
-    one = Driver(make_prefill_policy(name, {}, COSTS, BUDGET), COSTS)
+    one = driver(name, COSTS)
     first = one.arrive(Prompt(0, 250), 0)
     one.can_start = lambda job: False
     assert one.step() is None
@@ -150,8 +149,7 @@ def test_nothing_starts_without_memory_and_what_has_started_goes_on(name):
 @settings(max_examples=20)
 @given(arrivals_of, options_of, st.integers(1, 10))
 def test_a_prompt_that_was_sent_back_without_its_kv_is_computed_anew(name, prompts, options, after):
-    texts = {option: str(value) for option, value in options.items()}
-    one = Driver(make_prefill_policy(name, texts, COSTS, BUDGET), COSTS)
+    one = driver(name, COSTS, **options)
     for prompt in prompts:
         one.arrive(replace(prompt, arrival_ns=0), 0)
     for _ in range(after):

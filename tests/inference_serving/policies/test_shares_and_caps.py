@@ -11,21 +11,12 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_driver import BUDGET, Driver, LinearCosts, Prompt, drive
+from policy_driver import Prompt, by_arrival, drive, driver
 
-from inference_serving.policies import make_prefill_policy
 from inference_serving.policies.fair import ProcessorSharing
 
-NS = 1e-9
-
-
-def driver(name: str, **args: object) -> Driver:
-    texts = {option: str(value) for option, value in args.items()}
-    return Driver(make_prefill_policy(name, texts, LinearCosts(), BUDGET), LinearCosts())
-
-
 prompts = st.lists(st.builds(Prompt, st.integers(0, 1500), st.integers(1, 600)), min_size=1, max_size=8).map(
-    lambda found: sorted(found, key=lambda prompt: prompt.arrival_ns)
+    by_arrival
 )
 
 
@@ -64,11 +55,10 @@ def sharing_ends(arrivals: Sequence[Prompt]) -> list[float]:
 def test_processor_sharing_agrees_with_a_plain_simulation(arrivals):
     shared, ends = ProcessorSharing(), sharing_ends(arrivals)
     tags = [shared.enter(prompt.tokens, prompt.arrival_ns) for prompt in arrivals]
-    if max(ends) > max(prompt.arrival_ns for prompt in arrivals):
-        assert shared.unfinished(math.ceil(max(ends) + 1)) == 0
     together = [number for number, end in enumerate(ends) if end > arrivals[-1].arrival_ns]
     by_tag = sorted(together, key=lambda number: tags[number])
     assert [ends[number] for number in by_tag] == pytest.approx(sorted(ends[number] for number in together))
+    assert shared.unfinished(math.ceil(max(ends) + 1)) == 0
 
 
 def test_fsp_goes_by_virtual_completion_and_not_by_remaining_time():
@@ -80,7 +70,7 @@ def test_fsp_goes_by_virtual_completion_and_not_by_remaining_time():
 
 @given(
     st.lists(st.builds(Prompt, st.integers(0, 60), st.integers(1, 30)), min_size=1, max_size=6).map(
-        lambda found: sorted(found, key=lambda prompt: prompt.arrival_ns)
+        by_arrival
     )
 )
 def test_nobody_ends_later_under_fsp_than_under_processor_sharing(arrivals):
