@@ -19,7 +19,7 @@ class AgingOptions(PolicyOptions):
         aging: Seconds of remaining time that a second since arrival makes up for; 0: plain srpt.
     """
 
-    aging: float = 0.1
+    aging: float = 0.02
 
     def __post_init__(self) -> None:
         """Refuse values out of range; raises ValueError, naming the option."""

@@ -26,7 +26,7 @@ class DeadlineOptions(PolicyOptions):
         floor: Least target in seconds.
     """
 
-    slo_factor: float = 5.0
+    slo_factor: float = 20.0
     constant: float = 0.0
     floor: float = 0.0
 

@@ -25,7 +25,7 @@ class MlfqOptions(PolicyOptions):
     levels: int = 10
     quantum: float = 0.02
     growth: float = 2.0
-    starvation: float = 30.0
+    starvation: float = 120.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range; raises ValueError, naming the option."""

@@ -8,7 +8,7 @@ from itertools import chain
 
 from inference_serving.policies.options import PolicyOptions, check_range
 from inference_serving.policies.ordered import OrderedPolicy, PrefillKey, runnable_jobs
-from inference_serving.policies.prefill import CanStart, PrefillJob, PrefillPlan
+from inference_serving.policies.prefill import CanStart, CostModel, PrefillJob, PrefillPlan
 from inference_serving.policies.registry import register_prefill_policy
 
 
@@ -41,16 +41,20 @@ class LongCaps(OrderedPolicy):
 
     Half-done prompts go on, in order of arrival; then waiting ones are taken in order of arrival, as long as no
     more than ``max_num_partial_prefills`` are at work. A long prompt that finds all slots of long ones taken
-    is passed by those behind it. Those at work share the token budget evenly. What a prompt leaves of its share
-    (vLLM leaves it unused) goes to the others in order, then to waiting ones, of which the same numbers hold:
+    is passed by those behind it. Those at work share the token budget evenly. What a prompt leaves of its share goes
+    to the others in order (so that no budget is lost), then to waiting ones, of which the same numbers hold:
     no more than so many are half-done when the iteration ends.
 
     With layer groups or density batches a chunk of a half-done prompt runs alone, so the budget cannot be
-    shared in space; it is shared in time: whoever has run the fewest steps goes next.
+    shared in space; it is shared in time: whoever has not run for longest goes next, who never ran first.
     """
 
     options_type = LongCapsOptions
     options: LongCapsOptions
+
+    def __init__(self, costs: CostModel, options: LongCapsOptions, token_budget: int) -> None:
+        super().__init__(costs, options, token_budget)
+        self._ran_at_ns: dict[int, int] = {}
 
     def key(self, job: PrefillJob, now_ns: int) -> PrefillKey:
         """Arrival, which ties decide."""
@@ -59,12 +63,22 @@ class LongCaps(OrderedPolicy):
     def plan(self, token_budget: int, now_ns: int, can_start: CanStart) -> PrefillPlan | None:
         """The chunks to run next, within the caps."""
         if self.options.density or self.options.groups > 1:
-            return self.batch(self._fewest_steps_first(can_start), token_budget, can_start)
+            return self.batch(self._in_turn(can_start), token_budget, can_start)
         grants = self._grants(token_budget, can_start)
         if not grants:
             return None
         chunks = [self._chunk(job, tokens) for job, tokens in grants.items() if tokens]
         return PrefillPlan(tuple(chunks), self._believed_ns(chunks))
+
+    def on_progress(self, plan: PrefillPlan, start_ns: int, end_ns: int) -> None:
+        """Note who has run."""
+        super().on_progress(plan, start_ns, end_ns)
+        self._ran_at_ns.update(dict.fromkeys((chunk.job.order for chunk in plan.chunks), end_ns))
+
+    def on_finish(self, job: PrefillJob, now_ns: int) -> None:
+        """Forget the job."""
+        super().on_finish(job, now_ns)
+        self._ran_at_ns.pop(job.order, None)
 
     def is_long(self, job: PrefillJob) -> bool:
         """Whether what is left of the prompt makes it one of the long ones."""
@@ -119,10 +133,9 @@ class LongCaps(OrderedPolicy):
                 break
         return admitted, passed
 
-    def _fewest_steps_first(self, can_start: CanStart) -> Iterator[PrefillJob]:
+    def _in_turn(self, can_start: CanStart) -> Iterator[PrefillJob]:
         """Those at work, in turn; then the waiting ones that need no slot, for a batch of whole prompts."""
         line = runnable_jobs(self._in_line(), can_start)
         admitted, _ = self._admit(line, self.options.max_num_partial_prefills)
-        groups = self.options.groups
-        yield from sorted(admitted, key=lambda job: (job.chunks * groups + job.held_groups, job.order))
+        yield from sorted(admitted, key=lambda job: (self._ran_at_ns.get(job.order, -1), job.order))
         yield from (job for job in line if not self.is_long(job))
