@@ -93,7 +93,7 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
         "--policy-args",
         metavar="K=V,...",
         default="",
-        help="options of the scheduling policy, see docs/hol.md",
+        help="options of the scheduling policy, see docs/policies.md",
     )
     group.add_argument(
         "--prioritize-prefill", action="store_true", help="prefill gets the token budget before decode"
