@@ -114,10 +114,10 @@ class VtcOptions(PolicyOptions):
 class VirtualTokenCounter(OrderedPolicy):
     """Virtual token counter (VTC; Sheng et al., OSDI 2024): the least served client goes first.
 
-    A client is ``job.client``; jobs without one are split by length (``long_tokens``), which makes the two
-    classes of this study the clients. A counter holds the prompt tokens computed for a client; outputs are
-    another stage's. A client that comes back is lifted to the least counter of those who are here (of the
-    last who left, if nobody is), so that nobody saves service up. Inside a client: first come, first served. The paper
+    A client is ``job.client``: the simulator gives the request's class. Jobs without one are split by length
+    (``long_tokens``). A counter holds the prompt tokens computed for a client; outputs are another stage's. A
+    client that comes back is lifted to the least counter of those who are here (of the last who left, if
+    nobody is), so that nobody saves service up. Inside a client: first come, first served. The paper
     charges a prompt at admission and then runs it to its end; in chunks, tokens are charged as they run and
     the choice is made anew at every scheduling boundary, counting what the batch already holds.
     """
