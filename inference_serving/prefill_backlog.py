@@ -33,8 +33,9 @@ class PrefillBacklog:
         )
 
     def predict_ns(self, request: Request) -> int:
-        """Predicted time of a request's prompt alone."""
-        job = PrefillJob(request.request_id, request.arrival_ns, 0, request.prompt_tokens)
+        """Predicted time of a request's prompt alone, after what is cached of it here now."""
+        warm = self._scheduler.warm_tokens(request)
+        job = PrefillJob(request.request_id, request.arrival_ns, 0, request.prompt_tokens, warm)
         self._forecaster.predict(job)
         return job.isolated_ns
 
@@ -53,8 +54,8 @@ class PrefillBacklog:
         chunks = [part.tolist() for part in running.prefill_chunks()]
         return self._costs.batch_ns(list(zip(*chunks, strict=True))) if chunks[0] else 0
 
-    def _prompt(self, tokens: int, computed: int) -> QueuedPrefill:
-        forecast = self._forecaster.forecast(0, tokens)
+    def _prompt(self, tokens: int, warm: int, computed: int) -> QueuedPrefill:
+        forecast = self._forecaster.forecast(min(warm, computed), tokens)
         isolated_ns = forecast.times_ns[-1]
         return QueuedPrefill(max(isolated_ns, 1), isolated_ns - forecast.elapsed_ns(computed))
 

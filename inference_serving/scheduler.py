@@ -157,19 +157,24 @@ class Scheduler:
         """Whether a request waits here whose KV is not (or no longer) in this instance's memory."""
         return len(self.waiting) > self._waiting_holders
 
-    def unfinished_prompts(self, grants: Int64Array | None) -> Iterator[tuple[int, int]]:
-        """Tokens, and those of them with KV, of each request whose prefill goes on after the running iteration.
+    def warm_tokens(self, request: Request) -> int:
+        """Tokens of a request that has not started whose KV is here now, its own or another's."""
+        return request.computed + self.kv_cache.match(request).blocks * self.kv_cache.block_size
 
-        ``grants`` are the running iteration's, None if none runs.
+    def unfinished_prompts(self, grants: Int64Array | None) -> Iterator[tuple[int, int, int]]:
+        """Each request whose prefill goes on after the running iteration, in tokens: all, warm, and with KV then.
+
+        ``grants`` are the running iteration's, None if none runs. Warm tokens are those that need no compute here.
         """
         for request in self.waiting:
             if request.computed < request.prompt_tokens:
-                yield request.num_tokens, request.computed
+                warm = self.warm_tokens(request)
+                yield request.num_tokens, warm, warm
         table = self._table
         done = table.computed if grants is None else table.computed + grants
         in_prefill = (table.computed < table.prompt) | (table.target - table.computed > 1)
-        rows = (in_prefill & (done < table.target)).nonzero()[0]
-        yield from zip(table.target[rows].tolist(), done[rows].tolist(), strict=True)
+        for row in (in_prefill & (done < table.target)).nonzero()[0].tolist():
+            yield int(table.target[row]), table.requests[row].prefix_hit_tokens, int(done[row])
 
     def evict_all(self) -> list[Request]:
         """Take every running request out, for a run that is being interrupted; progress is written back."""

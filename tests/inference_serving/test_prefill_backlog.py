@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from clusters import instance, make_cluster, requests, simulate
 
@@ -10,6 +12,7 @@ from inference_serving.instance import Instance
 from inference_serving.kv_cache import KvCache
 from inference_serving.policies import make_prefill_policy
 from inference_serving.prefill_backlog import PrefillBacklog
+from inference_serving.prefix_cache import PrefixKvCache
 from inference_serving.request import Request
 from inference_serving.scheduler import Scheduler
 from inference_serving.settings import SchedulerSettings, SimulationConfig
@@ -35,10 +38,10 @@ class CountingCosts:
 class Holder:
     """A scheduler of either kind under a token budget of 100, with its backlog."""
 
-    def __init__(self, kind: str, kv_blocks: int = 1000) -> None:
+    def __init__(self, kind: str, pool: KvCache | None = None) -> None:
         settings = SchedulerSettings(max_num_batched_tokens=100, reserve_full_isl=False)
         self.costs = CountingCosts()
-        self.kv_cache = KvCache(kv_blocks, settings.block_size)
+        self.kv_cache = pool or KvCache(1000, settings.block_size)
         self.scheduler = Scheduler(settings, self.kv_cache)
         if kind == "policy":
             policy = make_prefill_policy("arrival-order", {}, self.costs, settings.longest_chunk)
@@ -48,8 +51,8 @@ class Holder:
         self.now_ns = 0
         self.requests = 0
 
-    def add(self, tokens: int) -> Request:
-        request = Request(self.requests, self.now_ns, prompt_tokens=tokens, output_tokens=10)
+    def add(self, tokens: int, **fields: Any) -> Request:
+        request = Request(self.requests, self.now_ns, prompt_tokens=tokens, output_tokens=10, **fields)
         self.requests += 1
         self.scheduler.enqueue(request)
         return request
@@ -112,7 +115,7 @@ def test_decodes_are_no_prefill_work(holder):
 
 
 def test_a_preempted_request_has_its_prompt_and_its_output_to_compute_again():
-    holder = Holder("engine", kv_blocks=4)  # 64 tokens
+    holder = Holder("engine", KvCache(4, 16))
     holder.add(31)
     holder.add(31)
     for _ in range(3):
@@ -125,6 +128,21 @@ def test_a_preempted_request_has_its_prompt_and_its_output_to_compute_again():
 def test_a_prediction_is_the_time_of_the_prompt_alone(holder):
     request = Request(7, 0, prompt_tokens=230, output_tokens=1)
     assert holder.backlog.predict_ns(request) == 230
+
+
+@pytest.mark.parametrize("kind", ["engine", "policy"])
+def test_what_is_cached_of_a_prompt_costs_nothing(kind):
+    holder = Holder(kind, PrefixKvCache(1000, 16))
+    holder.add(64, token_ids=range(70))
+    holder.start()
+    holder.finish()
+    again = Request(7, 0, prompt_tokens=100, output_tokens=1, token_ids=[*range(64), *range(500, 537)])
+    assert holder.backlog.predict_ns(again) == 36
+    holder.add(200, token_ids=range(1000, 1200))
+    holder.add(100, token_ids=again.token_ids)
+    holder.start()
+    holder.add(100, token_ids=again.token_ids)
+    assert holder.queue == [(36, 36), (36, 36), (200, 101)]  # the first request decodes a token
 
 
 def test_equal_prompts_are_predicted_once(holder):

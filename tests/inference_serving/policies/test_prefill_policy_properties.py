@@ -161,3 +161,21 @@ def test_a_prompt_that_was_sent_back_without_its_kv_is_computed_anew(name, promp
         one.policy.on_arrival(new, one.now_ns)
     one.run([])
     assert sorted(one.episode.end_ns) == list(range(len(prompts)))
+
+
+@every_policy
+@settings(max_examples=15)
+@given(arrivals_of, options_of)
+def test_a_prompt_of_which_more_is_cached_when_it_starts_runs_the_rest_only(name, prompts, options):
+    one = driver(name, COSTS, **options)
+    jobs = [one.arrive(replace(prompt, arrival_ns=0), 0) for prompt in prompts]
+    warm = [job.prompt_tokens // 2 for job in jobs]
+    for job, tokens in zip(jobs, warm, strict=True):
+        job.computed = tokens
+        one.policy.on_warm_change(job, 0)
+    ran = dict.fromkeys(range(len(jobs)), 0)
+    for step in one.run([]).steps:
+        for part in step.parts:
+            ran[part.prompt] += part.tokens * (part.group == part.groups - 1)
+    assert ran == {job.request_id: job.prompt_tokens - tokens for job, tokens in zip(jobs, warm, strict=True)}
+    assert all(job.remaining_ns == 0 for job in jobs)
