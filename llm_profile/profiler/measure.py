@@ -1,0 +1,210 @@
+"""Measure one point: warm up, repeat, take statistics."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+
+from llm_profile.layers import heads_per_rank
+from llm_profile.model_config import ModelConfig
+from llm_profile.profiler.attention import BatchShape, DecodeKernel, Heads, KvBatch
+from llm_profile.profiler.device import Clock, Device
+from llm_profile.profiler.model import Rank, Stamp, Weights, sample
+from llm_profile.profiler.moe import Experts
+from llm_profile.profiler.plan import Kind, Point
+from llm_profile.profiler.samples import Stats, Times
+
+LEAST_SECONDS = 0.1
+"""Short points are repeated until they took this long."""
+MOST_REPEATS = 50
+COOLING_BYTES = 64 * 2**20
+"""At most this much is read before a shot, in place of the weights of a block."""
+UNTIMED = ""
+"""Name of an interval that is thrown away."""
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured, and how."""
+
+    model: ModelConfig
+    tp_size: int
+    dtype: str
+    blocks: int
+    """Blocks with weights and KV of their own, so that none is found in a cache by accident."""
+    kernel: DecodeKernel
+    repeats: int
+    """Shots a point, at least."""
+
+    @property
+    def heads(self) -> Heads:
+        """Heads of the rank."""
+        q, kv = heads_per_rank(self.model, self.tp_size)
+        return Heads(q, kv, self.model.head_dim)
+
+
+class Measurer:
+    """Measures the points of one model on one device."""
+
+    def __init__(self, setup: Setup, device: Device) -> None:
+        self._setup = setup
+        self._device = device
+        self._weights = Weights(DTYPES[setup.dtype], device.kind)
+        self._rank: Rank | None = None
+        self._experts: Experts | None = None
+        self._cold = self._weights.normal(_block_elements(setup))
+
+    def measure(self, point: Point) -> Times:
+        """Times of every layer of ``point``."""
+        measures: dict[Kind, Callable[..., Times]] = {
+            Kind.SPLIT_LAYERS: lambda tokens: self._layers(tokens, fused=False),
+            Kind.FUSED_LAYERS: lambda tokens: self._layers(tokens, fused=True),
+            Kind.SEQUENCES: self._sequences,
+            Kind.ATTENTION: self._attention,
+            Kind.SKEW: self._skew,
+            Kind.EXPERT: self._expert,
+            Kind.MOE: self._moe,
+        }
+        with torch.inference_mode():
+            return measures[point.kind](*point.key)
+
+    def _layers(self, tokens: int, *, fused: bool) -> Times:
+        rank = self._rank_of(fused)
+        inputs = rank.inputs(torch.arange(tokens, device=self._device.kind), None)
+
+        def run(stamp: Stamp) -> None:
+            self._cool(stamp)
+            rank.forward(inputs, None, stamp)
+
+        times = self._timed(run)
+        return {name: stats for name, stats in times.items() if name != "attn"}
+
+    def _sequences(self, sequences: int) -> Times:
+        """LM head and sampler after the blocks, which leave nothing of its weights in a cache."""
+        rank = self._rank_of(self._rank.fused if self._rank else True)
+        rows = torch.arange(sequences, device=self._device.kind)
+        inputs = rank.inputs(rows, rows)
+
+        def run(stamp: Stamp) -> None:
+            self._cool(stamp)
+            sample(rank.forward(inputs, None, stamp))
+            stamp("sampler")
+
+        times = self._timed(run)
+        return {name: times[name] for name in ("lm_head", "sampler")}
+
+    def _attention(self, chunk: int, context: int, requests: int, kv: int) -> Times:
+        prefill = ((chunk, context),) if chunk else ()
+        return self._batches({"attn": BatchShape(prefill, (kv,) * requests)})
+
+    def _skew(self, chunk: int, context: int, requests: int, long: int, short_kv: int, long_kv: int) -> Times:
+        prefill = ((chunk, context),) if chunk else ()
+        lengths = [long_kv] * long + [short_kv] * (requests - long)
+        mean_kv = round(sum(lengths) / requests)
+        decodes = {"mean": [mean_kv] * requests, "max": [long_kv] * requests, "skew": lengths}
+        return self._batches({name: BatchShape(prefill, kv) for name, kv in decodes.items()})
+
+    def _batches(self, shapes: dict[str, BatchShape]) -> Times:
+        """Attention of several batches, turn by turn, so that a disturbance meets all of them."""
+        setup, heads = self._setup, self._setup.heads
+        batches = {
+            name: KvBatch(shape, heads, self._weights, blocks=setup.blocks, kernel=setup.kernel)
+            for name, shape in shapes.items()
+        }
+        tokens = next(iter(shapes.values())).tokens
+        q = self._weights.normal(tokens, heads.q, heads.dim)
+        k, v = (self._weights.normal(tokens, heads.kv, heads.dim) for _ in "kv")
+
+        def run(stamp: Stamp) -> None:
+            for block in range(setup.blocks):
+                for name, batch in batches.items():
+                    self._cool(stamp)
+                    batch.attend(block, q, k, v)
+                    stamp(name)
+
+        return self._timed(run)
+
+    def _expert(self, tokens: int) -> Times:
+        experts, x = self._experts_of_model(), self._weights.normal(tokens, self._setup.model.hidden_size)
+        count = self._setup.model.num_experts
+        return self._timed(
+            lambda stamp: [experts.one_by_one(x, i, stamp) for i in range(min(count, self._setup.blocks))]
+        )
+
+    def _moe(self, tokens: int, activated: int) -> Times:
+        experts, x = self._experts_of_model(), self._weights.normal(tokens, self._setup.model.hidden_size)
+        rows = experts.rows_of_experts(tokens, activated)
+        return self._timed(lambda stamp: experts.forward(x, rows, stamp))
+
+    def _cool(self, stamp: Stamp) -> None:
+        """Read what a real iteration reads in between, so that caches hold no more than they would then."""
+        self._cold.sum()
+        stamp(UNTIMED)
+
+    def _timed(self, run: Callable[[Stamp], object]) -> Times:
+        return timed(run, self._device.clock, self._setup.repeats)
+
+    def _rank_of(self, fused: bool) -> Rank:
+        """The model in the wanted form; only one is kept, since it may fill the device."""
+        if self._rank is None or self._rank.fused != fused:
+            self._rank = None
+            setup = self._setup
+            self._rank = Rank(setup.model, setup.tp_size, self._weights, blocks=setup.blocks, fused=fused)
+        return self._rank
+
+    def _experts_of_model(self) -> Experts:
+        if self._experts is None:
+            self._experts = Experts(self._setup.model, self._setup.tp_size, self._weights)
+        return self._experts
+
+
+def timed(run: Callable[[Stamp], object], clock: Clock, repeats: int) -> Times:
+    """Statistics over repeated runs; a layer that a run passes several times counts with its mean."""
+    run(_nothing)
+    shots: dict[str, list[float]] = defaultdict(list)
+    done, spent_ns = 0, 0.0
+    warm = False
+    while done < repeats or (spent_ns < LEAST_SECONDS * 1e9 and done < MOST_REPEATS):
+        intervals = _one_run(run, clock)
+        if not warm:  # the second run still meets cold instruction caches and lazy set-up
+            warm = True
+            continue
+        for name, ns in intervals.items():
+            shots[name].append(fmean(ns))
+            spent_ns += sum(ns)
+        done += 1
+    return {name: Stats.of(ns) for name, ns in shots.items() if name != UNTIMED}
+
+
+def _one_run(run: Callable[[Stamp], object], clock: Clock) -> dict[str, list[float]]:
+    names: list[str] = []
+
+    def stamp(name: str) -> None:
+        clock.stamp()
+        names.append(name)
+
+    clock.start()
+    run(stamp)
+    intervals: dict[str, list[float]] = defaultdict(list)
+    for name, ns in zip(names, clock.intervals_ns(), strict=True):
+        intervals[name].append(ns)
+    return intervals
+
+
+def _nothing(name: str) -> None:
+    """A stamp for runs that are not timed."""
+
+
+def _block_elements(setup: Setup) -> int:
+    model = setup.model
+    hidden, width = model.hidden_size, model.head_dim * (model.num_attention_heads * 2)
+    columns = model.moe_intermediate_size * model.num_experts_per_tok or model.intermediate_size
+    elements: int = hidden * (width + 3 * columns) // setup.tp_size
+    most: int = COOLING_BYTES // DTYPES[setup.dtype].itemsize
+    return min(elements, most)
