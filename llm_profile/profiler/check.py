@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from llm_profile.protocol import LatencyModel
 
 WHOLE = "iteration"
 SEED = 1
+ROUNDS = 3
+"""Every batch is measured this often, all of them in turn, so that a busy minute does not decide."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,19 @@ def compare(
     blocks = setup.model.num_hidden_layers
     with torch.inference_mode():
         rank = Rank(setup.model, setup.tp_size, weights, blocks=blocks, fused=fused)
-        return [
-            Comparison(
-                name,
-                _measured_ns(setup, device, rank, weights, shape),
-                simulated_ns(latency, setup.model, shape),
-            )
-            for name, shape in check_batches(grid)
+        batches = dict(check_batches(grid))
+        rounds = [
+            {name: _measured_ns(setup, device, rank, weights, shape) for name, shape in batches.items()}
+            for _ in range(ROUNDS)
         ]
+    return [
+        Comparison(
+            name,
+            statistics.median(measured[name] for measured in rounds),
+            simulated_ns(latency, setup.model, shape),
+        )
+        for name, shape in batches.items()
+    ]
 
 
 def _measured_ns(setup: Setup, device: Device, rank: Rank, weights: Weights, shape: BatchShape) -> float:

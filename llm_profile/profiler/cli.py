@@ -23,7 +23,7 @@ from llm_profile.profiler.plan import Grid, Layout, Part, plan
 from llm_profile.profiler.power import NoPowerError, PowerSampler, open_nvml
 from llm_profile.profiler.run import measure_missing
 from llm_profile.profiler.skew_fit import fit_buckets, skew_samples
-from llm_profile.profiler.store import write_tables
+from llm_profile.profiler.store import replace_file, write_tables
 from llm_profile.profiler.tables import v1_files
 from llm_profile.tables_v1 import TABLE_BITS
 
@@ -157,9 +157,8 @@ def _profile(options: argparse.Namespace) -> int:
         for layout in layouts:
             _write(options, model, identity, journal, layout)
         if sampler and new:
-            (file.parent / f"tp{options.tp}").mkdir(exist_ok=True)
-            power = file.parent / f"tp{options.tp}" / "power.csv"
-            power.write_text(sampler.csv(), encoding="utf-8")
+            power = folder / f"tp{options.tp}" / "power.csv"
+            replace_file(power, sampler.csv())
             print(power)
     if options.check:
         _print_checks(options, setup, device, layouts)

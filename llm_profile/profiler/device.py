@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import time
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from astra_sim.input_error import InputError
 HIDE_LAUNCHES_CYCLES = 20_000_000
 """A CUDA device spins this long (10 ms) first, so that the host is ahead of it and launches cost no gaps."""
 _NS_PER_MS = 1e6
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Parameters of mallopt(3)."""
+_MOST_BYTES = 2**31 - 1
 
 
 class Clock(Protocol):
@@ -104,8 +108,21 @@ def open_device(kind: str, threads: int, clock: str) -> Device:
         if not torch.cuda.is_available():
             raise InputError("", "--device", "cuda: PyTorch finds no CUDA device here; use cpu")
         return Device(kind, torch.cuda.get_device_name(), CudaClock(torch.cuda))
+    _keep_freed_memory()
     now_ns = time.thread_time_ns if clock == "cpu" else time.perf_counter_ns
     return Device(kind, _cpu_name(), HostClock(now_ns))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc give no freed memory back to the system, where it is.
+
+    Otherwise each activation of a megabyte may be mapped anew, whose page faults make a norm four times slower or
+    not, as the heap happens to lie. Engines on CPUs preload an allocator that does not (TCMalloc) for this reason.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _MOST_BYTES)
 
 
 def _cpu_name() -> str:

@@ -44,6 +44,14 @@ def write_tables(root: Path, files: Mapping[Path, str], query: LatencyQuery, sou
     return [root / file for file in files]
 
 
+def replace_file(file: Path, text: str) -> None:
+    """Write one file whole, making its folder if there is none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _staging(file.parent) as staging:
+        (staging / file.name).write_text(text, encoding="utf-8")
+        (staging / file.name).replace(file)
+
+
 def _at(query: LatencyQuery, folder: Path) -> LatencyQuery:
     return LatencyQuery(
         query.hardware,
