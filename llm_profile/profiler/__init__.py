@@ -3,5 +3,5 @@
 ``python -m llm_profile.profiler --help``. Start reading with :mod:`~llm_profile.profiler.plan` (what is
 measured), :mod:`~llm_profile.profiler.model` (the model of one rank) and
 :mod:`~llm_profile.profiler.run` (measuring and resuming); ``tables.py`` and ``bundle.py`` write the two layouts.
-Only ``model.py``, ``moe.py``, ``attention.py`` and ``device.py`` import torch.
+Only ``device.py``, ``model.py``, ``attention.py``, ``moe.py`` and ``measure.py`` import torch.
 """

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from astra_sim.input_error import InputError
 from llm_profile.layers import BLOCK_LAYERS
 from llm_profile.model_config import ModelConfig
-from llm_profile.profiler.attention import BatchShape, KvBatch
-from llm_profile.profiler.device import Device
-from llm_profile.profiler.measure import DTYPES, Setup, timed
-from llm_profile.profiler.model import Rank, Stamp, Weights, sample
+from llm_profile.profiler.batch import BatchShape
 from llm_profile.profiler.plan import Grid
 from llm_profile.protocol import LatencyModel
 
-WHOLE = "iteration"
 SEED = 1
 ROUNDS = 3
 """Every batch is measured this often, all of them in turn, so that a busy minute does not decide."""
@@ -50,7 +44,7 @@ def check_batches(grid: Grid) -> Iterator[tuple[str, BatchShape]]:
     yield f"prefill {chunk} on {history}", BatchShape(prefill=((chunk, history),))
     pick = random.Random(SEED)
     decodes = {}
-    for n in sorted({1, 3, max(1, round(grid.max_seqs * 0.4)), grid.max_seqs}):
+    for n in sorted({1, min(3, grid.max_seqs), max(1, round(grid.max_seqs * 0.4)), grid.max_seqs}):
         longest = min(context, grid.max_batch_kv // n)
         equal = max(1, round(longest * 0.4))
         yield f"decode {n} x {equal}", BatchShape(decode_kv=(equal,) * n)
@@ -65,46 +59,19 @@ def check_batches(grid: Grid) -> Iterator[tuple[str, BatchShape]]:
 
 
 def compare(
-    setup: Setup, device: Device, grid: Grid, latency: LatencyModel, *, fused: bool
+    measured_ns: Callable[[BatchShape], float], grid: Grid, latency: LatencyModel, model: ModelConfig
 ) -> list[Comparison]:
-    """Measure a forward pass of the whole model for each batch, and price it with ``latency``.
-
-    ``fused`` models (bundles) end with the sampler, as their tables do. Raises InputError for mixtures of
-    experts, whose experts no latency source prices.
-    """
-    if setup.model.is_moe:
-        raise InputError(setup.model.name, "--check", "mixture-of-experts layers have no latency source")
-    weights = Weights(DTYPES[setup.dtype], device.kind)
-    blocks = setup.model.num_hidden_layers
-    with torch.inference_mode():
-        rank = Rank(setup.model, setup.tp_size, weights, blocks=blocks, fused=fused)
-        batches = dict(check_batches(grid))
-        rounds = [
-            {name: _measured_ns(setup, device, rank, weights, shape) for name, shape in batches.items()}
-            for _ in range(ROUNDS)
-        ]
+    """Measure an iteration of the whole model for each batch, and price it with ``latency``."""
+    batches = dict(check_batches(grid))
+    rounds = [{name: measured_ns(shape) for name, shape in batches.items()} for _ in range(ROUNDS)]
     return [
         Comparison(
             name,
             statistics.median(measured[name] for measured in rounds),
-            simulated_ns(latency, setup.model, shape),
+            simulated_ns(latency, model, shape),
         )
         for name, shape in batches.items()
     ]
-
-
-def _measured_ns(setup: Setup, device: Device, rank: Rank, weights: Weights, shape: BatchShape) -> float:
-    batch = KvBatch(shape, setup.heads, weights, blocks=len(rank.blocks), kernel=setup.kernel)
-    rows = torch.tensor(shape.last_rows(), device=device.kind)
-    inputs = rank.inputs(torch.tensor(shape.positions(), device=device.kind), rows)
-
-    def run(stamp: Stamp) -> None:
-        logits = rank.forward(inputs, batch.attend, lambda _: None)
-        if rank.fused:
-            sample(logits)
-        stamp(WHOLE)
-
-    return timed(run, device.clock, setup.repeats)[WHOLE].median
 
 
 def simulated_ns(latency: LatencyModel, model: ModelConfig, shape: BatchShape) -> int:

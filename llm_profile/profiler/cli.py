@@ -16,7 +16,9 @@ from astra_sim.input_error import InputError
 from llm_profile.latency import LatencyQuery, open_latency_model
 from llm_profile.layers import check_tp_size
 from llm_profile.model_config import ModelConfig, load_model_config
+from llm_profile.profiler.batch import DecodeKernel
 from llm_profile.profiler.bundle import bundle_files
+from llm_profile.profiler.check import compare, comparison_text
 from llm_profile.profiler.journal import Identity, Journal
 from llm_profile.profiler.meta import meta_text
 from llm_profile.profiler.plan import Grid, Layout, Part, plan
@@ -137,12 +139,12 @@ def _profile(options: argparse.Namespace) -> int:
 
     model = load_model_config(options.model)
     check_tp_size(model, options.tp)
+    if options.check:
+        _refuse_check(options, model)
     setup = _setup(options, model)
     device = open_device(options.device, options.threads, options.clock)
     identity = _identity(options, setup, device)
     layouts = list(_SOURCES) if options.layout == Layout.BOTH else [options.layout]
-    if options.check and not options.only == Part.ALL:
-        raise InputError("", "--only", f"{options.only}: --check needs all tables")
     folder = options.output / options.hardware / model.name
     file = folder / f"profile-tp{options.tp}-{VARIANTS[options.dtype]}.jsonl"
     if options.fresh:
@@ -165,6 +167,13 @@ def _profile(options: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_check(options: argparse.Namespace, model: ModelConfig) -> None:
+    if options.only != Part.ALL:
+        raise InputError("", "--only", f"{options.only}: --check needs all tables")
+    if model.is_moe:
+        raise InputError(model.name, "--check", "mixture-of-experts layers have no latency source to check")
+
+
 def _grid(options: argparse.Namespace) -> Grid:
     return Grid(
         options.max_tokens,
@@ -177,7 +186,6 @@ def _grid(options: argparse.Namespace) -> Grid:
 
 
 def _setup(options: argparse.Namespace, model: ModelConfig) -> Setup:
-    from llm_profile.profiler.attention import DecodeKernel  # noqa: PLC0415
     from llm_profile.profiler.measure import Setup  # noqa: PLC0415
 
     kernel = options.decode_kernel
@@ -259,10 +267,10 @@ def _write(
 def _print_checks(
     options: argparse.Namespace, setup: Setup, device: Device, layouts: Sequence[Layout]
 ) -> None:
-    from llm_profile.profiler.check import compare, comparison_text  # noqa: PLC0415
+    from llm_profile.profiler.measure import WholeModel  # noqa: PLC0415
 
     for layout in layouts:
         latency = open_latency_model(_query(options, setup.model), _SOURCES[layout])
-        fused = layout == Layout.BUNDLE
-        comparisons = compare(setup, device, _grid(options), latency, fused=fused)
+        whole = WholeModel(setup, device, fused=layout == Layout.BUNDLE)
+        comparisons = compare(whole.iteration_ns, _grid(options), latency, setup.model)
         print(f"\n{comparison_text(latency.name, comparisons)}")

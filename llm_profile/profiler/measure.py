@@ -1,30 +1,25 @@
-"""Measure one point: warm up, repeat, take statistics."""
+"""Measure one point, or one iteration of the whole model."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 
 from llm_profile.layers import heads_per_rank
 from llm_profile.model_config import ModelConfig
-from llm_profile.profiler.attention import BatchShape, DecodeKernel, Heads, KvBatch
-from llm_profile.profiler.device import Clock, Device
-from llm_profile.profiler.model import Rank, Stamp, Weights, sample
+from llm_profile.profiler.attention import Heads, KvBatch
+from llm_profile.profiler.batch import BatchShape, DecodeKernel
+from llm_profile.profiler.device import Device
+from llm_profile.profiler.model import Rank, Weights, sample
 from llm_profile.profiler.moe import Experts
 from llm_profile.profiler.plan import Kind, Point
-from llm_profile.profiler.samples import Stats, Times
+from llm_profile.profiler.samples import Times
+from llm_profile.profiler.timing import UNTIMED, Stamp, timed
 
-LEAST_SECONDS = 0.1
-"""Short points are repeated until they took this long."""
-MOST_REPEATS = 50
 COOLING_BYTES = 64 * 2**20
 """At most this much is read before a shot, in place of the weights of a block."""
-UNTIMED = ""
-"""Name of an interval that is thrown away."""
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -164,41 +159,31 @@ class Measurer:
         return self._experts
 
 
-def timed(run: Callable[[Stamp], object], clock: Clock, repeats: int) -> Times:
-    """Statistics over repeated runs; a layer that a run passes several times counts with its mean."""
-    run(_nothing)
-    shots: dict[str, list[float]] = defaultdict(list)
-    done, spent_ns = 0, 0.0
-    warm = False
-    while done < repeats or (spent_ns < LEAST_SECONDS * 1e9 and done < MOST_REPEATS):
-        intervals = _one_run(run, clock)
-        if not warm:  # the second run still meets cold instruction caches and lazy set-up
-            warm = True
-            continue
-        for name, ns in intervals.items():
-            shots[name].append(fmean(ns))
-            spent_ns += sum(ns)
-        done += 1
-    return {name: Stats.of(ns) for name, ns in shots.items() if name != UNTIMED}
+class WholeModel:
+    """Every block of the model, for iterations measured in one go; ``fused`` ones end with the sampler."""
 
+    def __init__(self, setup: Setup, device: Device, *, fused: bool) -> None:
+        self._setup, self._device = setup, device
+        self._weights = Weights(DTYPES[setup.dtype], device.kind)
+        blocks = setup.model.num_hidden_layers
+        with torch.inference_mode():
+            self._rank = Rank(setup.model, setup.tp_size, self._weights, blocks=blocks, fused=fused)
 
-def _one_run(run: Callable[[Stamp], object], clock: Clock) -> dict[str, list[float]]:
-    names: list[str] = []
+    def iteration_ns(self, shape: BatchShape) -> float:
+        """Median time of one iteration of a batch, without the making of its inputs."""
+        setup, rank, kind = self._setup, self._rank, self._device.kind
+        with torch.inference_mode():
+            batch = KvBatch(shape, setup.heads, self._weights, blocks=len(rank.blocks), kernel=setup.kernel)
+            rows = torch.tensor(shape.last_rows(), device=kind)
+            inputs = rank.inputs(torch.tensor(shape.positions(), device=kind), rows)
 
-    def stamp(name: str) -> None:
-        clock.stamp()
-        names.append(name)
+            def run(stamp: Stamp) -> None:
+                logits = rank.forward(inputs, batch.attend, lambda _: None)
+                if rank.fused:
+                    sample(logits)
+                stamp("iteration")
 
-    clock.start()
-    run(stamp)
-    intervals: dict[str, list[float]] = defaultdict(list)
-    for name, ns in zip(names, clock.intervals_ns(), strict=True):
-        intervals[name].append(ns)
-    return intervals
-
-
-def _nothing(name: str) -> None:
-    """A stamp for runs that are not timed."""
+            return timed(run, self._device.clock, setup.repeats)["iteration"].median
 
 
 def _block_elements(setup: Setup) -> int:

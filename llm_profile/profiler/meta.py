@@ -66,7 +66,7 @@ def meta_text(
             "density": grid.density,
         },
         "measurement_iterations": repeats,
-        "skew_fit": {"enabled": bool(fits), "per_tp": fits},
+        "skew_fit": {"enabled": bool(fits), "per_tp": dict(sorted(fits.items()))},
     }
     return yaml.safe_dump(meta, sort_keys=False)
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from llm_profile.layers import heads_per_rank
 from llm_profile.model_config import ModelConfig
+from llm_profile.profiler.timing import Stamp
 
-Stamp = Callable[[str], None]
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(block, q, k, v), each ``[tokens, heads, head_dim]``, to ``[tokens, q heads * head_dim]``."""
 Linear = tuple[torch.Tensor, torch.Tensor | None]

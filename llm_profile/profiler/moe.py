@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from llm_profile.model_config import ModelConfig
-from llm_profile.profiler.model import Stamp, Weights
+from llm_profile.profiler.model import Weights
+from llm_profile.profiler.timing import Stamp
 
 
 class Experts:
