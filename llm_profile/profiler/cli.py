@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 _SOURCES = {Layout.V1: "tables", Layout.BUNDLE: "bundle"}
+_FILES = {
+    Part.LAYERS: {"layers.csv", "dense.csv", "per_sequence.csv", "moe.csv"},
+    Part.ATTENTION: {"attention.csv", "skew.csv", "skew_fit.csv"},
+}
+"""Tables of a part; those of the other are left as they are, since its points may not be complete."""
 INTERRUPTED = 130
 
 
@@ -260,6 +265,8 @@ def _write(
             repeats=options.repeats,
             buckets=buckets,
         )
+    wanted = _FILES.get(options.only, {name for names in _FILES.values() for name in names}) | {"meta.yaml"}
+    files = {file: text for file, text in files.items() if file.name in wanted}
     for file in write_tables(options.output, files, _query(options, model), _SOURCES[layout]):
         print(file)
 
