@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch.nn.attention.bias import causal_lower_right
 
 from llm_profile.profiler.batch import BatchShape, DecodeKernel
 from llm_profile.profiler.model import Weights
@@ -96,9 +97,14 @@ class KvBatch:
         return prefill, [cache(kv, length) for length in lengths]
 
     def _prefill_mask(self, chunk: int, context: int) -> torch.Tensor | None:
-        """Which keys a chunk on a history sees; None for plain causal."""
+        """Which keys a chunk on a history sees; None for plain causal.
+
+        On CUDA it stays a bias that the flash kernel knows; a mask would rule that kernel out.
+        """
         if not context:
             return None
+        if self._device != "cpu":
+            return causal_lower_right(chunk, context + chunk)
         every = torch.ones(chunk, context + chunk, dtype=torch.bool, device=self._device)
         return every.tril(diagonal=context)
 

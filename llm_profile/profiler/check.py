@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,13 @@ import numpy as np
 from llm_profile.layers import BLOCK_LAYERS
 from llm_profile.model_config import ModelConfig
 from llm_profile.profiler.batch import BatchShape
-from llm_profile.profiler.plan import Grid
+from llm_profile.profiler.plan import Grid, Kind, Point
+from llm_profile.profiler.samples import Times
 from llm_profile.protocol import LatencyModel
 
 SEED = 1
+PROBES = (0.1, 0.5, 0.9)
+"""Where among the measured token counts the ones lie that are measured again."""
 ROUNDS = 3
 """Every batch is measured this often, all of them in turn, so that a busy minute does not decide."""
 
@@ -32,6 +35,15 @@ class Comparison:
     def error(self) -> float:
         """Simulated over measured, less 1."""
         return self.simulated_ns / self.measured_ns - 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """All comparisons, and how the device's speed changed since the tables were measured."""
+
+    comparisons: Sequence[Comparison]
+    drift: float
+    """How many times as long points of the tables take now."""
 
 
 def check_batches(grid: Grid) -> Iterator[tuple[str, BatchShape]]:
@@ -59,12 +71,22 @@ def check_batches(grid: Grid) -> Iterator[tuple[str, BatchShape]]:
 
 
 def compare(
-    measured_ns: Callable[[BatchShape], float], grid: Grid, latency: LatencyModel, model: ModelConfig
-) -> list[Comparison]:
-    """Measure an iteration of the whole model for each batch, and price it with ``latency``."""
+    measured_ns: Callable[[BatchShape], float],
+    drift: Callable[[], float],
+    grid: Grid,
+    latency: LatencyModel,
+    model: ModelConfig,
+) -> Check:
+    """Measure an iteration of the whole model for each batch, and price it with ``latency``.
+
+    ``drift`` measures some points of the tables again and returns how many times as long they take now.
+    """
     batches = dict(check_batches(grid))
-    rounds = [{name: measured_ns(shape) for name, shape in batches.items()} for _ in range(ROUNDS)]
-    return [
+    drifts, rounds = [], []
+    for _ in range(ROUNDS):
+        drifts.append(drift())
+        rounds.append({name: measured_ns(shape) for name, shape in batches.items()})
+    comparisons = [
         Comparison(
             name,
             statistics.median(measured[name] for measured in rounds),
@@ -72,6 +94,18 @@ def compare(
         )
         for name, shape in batches.items()
     ]
+    return Check(comparisons, statistics.median(drifts))
+
+
+def drift_of(measure: Callable[[Point], Times], measured: Mapping[Point, Times], kind: Kind) -> float:
+    """How many times as long layers at a few token counts take now as when they were ``measured``."""
+    points = sorted((point for point in measured if point.kind == kind), key=lambda point: point.key)
+    ratios = []
+    for share in PROBES:
+        point = points[round(share * (len(points) - 1))]
+        now = sum(stats.median for stats in measure(point).values())
+        ratios.append(now / sum(stats.median for stats in measured[point].values()))
+    return statistics.median(ratios)
 
 
 def simulated_ns(latency: LatencyModel, model: ModelConfig, shape: BatchShape) -> int:
@@ -89,13 +123,27 @@ def simulated_ns(latency: LatencyModel, model: ModelConfig, shape: BatchShape) -
     return model.num_hidden_layers * block + outside + lm_head + latency.step_overhead_ns
 
 
-def comparison_text(source: str, comparisons: Sequence[Comparison]) -> str:
-    """A Markdown table, then the median and the largest error."""
+def check_text(source: str, check: Check) -> str:
+    """A Markdown table, then the median and the largest error, as they are and without the device's drift."""
     rows = [
         f"| {one.name} | {one.measured_ns / 1e6:.3f} | {one.simulated_ns / 1e6:.3f} | {one.error:+.1%} |"
-        for one in comparisons
+        for one in check.comparisons
     ]
-    errors = sorted(abs(one.error) for one in comparisons)
-    summary = f"median error {np.median(errors):.1%}, largest {errors[-1]:.1%}"
     head = [f"| {source} | measured (ms) | simulated (ms) | error |", "|---|---|---|---|"]
-    return "\n".join([*head, *rows, "", summary])
+    errors = [one.error for one in check.comparisons]
+    undrifted = [(1 + error) * check.drift - 1 for error in errors]
+    return "\n".join(
+        [
+            *head,
+            *rows,
+            "",
+            _summary(errors),
+            f"layers measured again meanwhile took {check.drift:.3f} times as long as in the tables; "
+            f"with that taken off: {_summary(undrifted)}",
+        ]
+    )
+
+
+def _summary(errors: Sequence[float]) -> str:
+    sizes = [abs(error) for error in errors]
+    return f"median error {statistics.median(sizes):.1%}, largest {max(sizes):.1%}"

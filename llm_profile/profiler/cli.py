@@ -1,14 +1,13 @@
-"""Command line of the profiler: flags, identity of a profile, and the order of its steps."""
+"""Command line of the profiler: the identity of a profile, and the order of its steps."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +17,21 @@ from llm_profile.layers import check_tp_size
 from llm_profile.model_config import ModelConfig, load_model_config
 from llm_profile.profiler.batch import DecodeKernel
 from llm_profile.profiler.bundle import bundle_files
-from llm_profile.profiler.check import compare, comparison_text
+from llm_profile.profiler.check import check_text, compare, drift_of
+from llm_profile.profiler.flags import BITS, VARIANTS, parser, refuse, refuse_check
 from llm_profile.profiler.journal import Identity, Journal
 from llm_profile.profiler.meta import meta_text
-from llm_profile.profiler.plan import Grid, Layout, Part, plan
+from llm_profile.profiler.plan import Grid, Kind, Layout, Part, plan
 from llm_profile.profiler.power import NoPowerError, PowerSampler, open_nvml
-from llm_profile.profiler.run import measure_missing
+from llm_profile.profiler.run import PointMeasurer, measure_missing
 from llm_profile.profiler.skew_fit import fit_buckets, skew_samples
 from llm_profile.profiler.store import replace_file, write_tables
-from llm_profile.profiler.tables import v1_files
-from llm_profile.tables_v1 import TABLE_BITS
+from llm_profile.profiler.tables import Measured, v1_files
 
 if TYPE_CHECKING:
     from llm_profile.profiler.device import Device
     from llm_profile.profiler.measure import Setup
 
-VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 _SOURCES = {Layout.V1: "tables", Layout.BUNDLE: "bundle"}
 _FILES = {
     Part.LAYERS: {"layers.csv", "dense.csv", "per_sequence.csv", "moe.csv"},
@@ -44,98 +41,23 @@ _FILES = {
 INTERRUPTED = 130
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m llm_profile.profiler",
-        description="Measure a model's layers and attention on this machine, and write latency tables. "
-        "An interrupted profile goes on where it stopped.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = flags.add_argument
-    add("--model", required=True, help="name of a model in model_config/, or a config.json (random weights)")
-    add("--hardware", required=True, help="what to call this device; clusters name it in 'hardware'")
-    add("--output", type=Path, default=Path("llm_profile/perf_models"), help="folder of all tables")
-    add("--layout", type=Layout, choices=list(Layout), default=Layout.BOTH, help="tables to write")
-    add("--only", type=Part, choices=list(Part), default=Part.ALL, help="measure only a part")
-    add("--tp", type=int, default=1, help="tensor-parallel size whose one rank is measured")
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="where to run")
-    add("--dtype", choices=list(VARIANTS), default="bfloat16", help="weights, activations and KV")
-    add("--fresh", action="store_true", help="drop what was measured before")
-    add("--check", action="store_true", help="also measure whole forward passes, against the tables")
-    _add_grid_flags(flags.add_argument_group("sampling plan"))
-    _add_shot_flags(flags.add_argument_group("measuring"))
-    return flags
-
-
-def _add_grid_flags(group: argparse._ArgumentGroup) -> None:
-    add, grid = group.add_argument, Grid()
-    add("--max-tokens", type=_positive, default=grid.max_tokens, help="longest chunk, most tokens of a layer")
-    add("--max-seqs", type=_positive, default=grid.max_seqs, help="most requests of a decode batch")
-    add("--max-context", type=_positive, default=grid.max_context, help="longest history, and KV of a decode")
-    add("--max-batch-kv", type=_positive, default=grid.max_batch_kv, help="most KV tokens of a batch")
-    add("--density", type=float, default=grid.density, help="points a doubling")
-    add("--no-skew", action="store_true", help="no uneven decode batches (skew.csv)")
-
-
-def _add_shot_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--repeats", type=_positive, default=5, help="shots a point, at least; the median counts")
-    add("--blocks", type=_positive, default=None, help="blocks in memory (default: the model's, at most 4)")
-    add("--threads", type=_positive, default=os.cpu_count() or 1, help="threads of a CPU")
-    add(
-        "--clock",
-        choices=["wall", "cpu"],
-        default="wall",
-        help="cpu: CPU time, for one thread on a busy host",
-    )
-    add(
-        "--decode-kernel",
-        choices=["auto", "loop", "padded"],
-        default="auto",
-        help="loop on CPU, padded on CUDA",
-    )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return value
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Profile, write tables, and check them if asked to; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
-        _refuse(options)
+        refuse(options)
         return _profile(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error).lower():  # of PyTorch's errors, the allocators' only
+            raise
+        print(f"error: the device's memory is too small: {error}; use fewer --blocks", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
-
-
-def _refuse(options: argparse.Namespace) -> None:
-    """Raise for flags that do not go together, before anything is imported or measured."""
-    if importlib.util.find_spec("torch") is None:
-        raise InputError("", "torch", "is not installed; run ./compile.sh --with profile")
-    if options.clock == "cpu" and (options.threads != 1 or options.device != "cpu"):
-        raise InputError("", "--clock", "cpu: counts one thread of a CPU; add --device cpu --threads 1")
-    if options.layout != Layout.BUNDLE and BITS[options.dtype] != TABLE_BITS:
-        message = f"{options.dtype}: v1 tables are of {TABLE_BITS}-bit numbers; use --layout bundle"
-        raise InputError("", "--dtype", message)
-    if not 0 < options.density <= 100:
-        raise InputError("", "--density", f"{options.density:g}: must be above 0 and at most 100")
-    if options.max_batch_kv < options.max_tokens + options.max_context:
-        raise InputError(
-            "",
-            "--max-batch-kv",
-            f"{options.max_batch_kv}: must hold a chunk of --max-tokens on a history of --max-context, "
-            f"{options.max_tokens + options.max_context}",
-        )
 
 
 def _profile(options: argparse.Namespace) -> int:
@@ -145,11 +67,10 @@ def _profile(options: argparse.Namespace) -> int:
     model = load_model_config(options.model)
     check_tp_size(model, options.tp)
     if options.check:
-        _refuse_check(options, model)
+        refuse_check(options, model)
     setup = _setup(options, model)
     device = open_device(options.device, options.threads, options.clock)
     identity = _identity(options, setup, device)
-    layouts = list(_SOURCES) if options.layout == Layout.BOTH else [options.layout]
     folder = options.output / options.hardware / model.name
     file = folder / f"profile-tp{options.tp}-{VARIANTS[options.dtype]}.jsonl"
     if options.fresh:
@@ -159,24 +80,22 @@ def _profile(options: argparse.Namespace) -> int:
         with ExitStack() as stack:
             sampler = _power_sampler(options, stack)
             listeners = [sampler] if sampler else []
-            new = measure_missing(points, journal, Measurer(setup, device), listeners)
+            measurer = Measurer(setup, device)
+            new = measure_missing(points, journal, measurer, listeners)
         print(f"{new} points measured, {len(points) - new} were there: {file}")
-        for layout in layouts:
+        for layout in _layouts(options):
             _write(options, model, identity, journal, layout)
         if sampler and new:
             power = folder / f"tp{options.tp}" / "power.csv"
             replace_file(power, sampler.csv())
             print(power)
     if options.check:
-        _print_checks(options, setup, device, layouts)
+        _print_checks(options, setup, device, measurer, journal.points)
     return 0
 
 
-def _refuse_check(options: argparse.Namespace, model: ModelConfig) -> None:
-    if options.only != Part.ALL:
-        raise InputError("", "--only", f"{options.only}: --check needs all tables")
-    if model.is_moe:
-        raise InputError(model.name, "--check", "mixture-of-experts layers have no latency source to check")
+def _layouts(options: argparse.Namespace) -> list[Layout]:
+    return list(_SOURCES) if options.layout == Layout.BOTH else [options.layout]
 
 
 def _grid(options: argparse.Namespace) -> Grid:
@@ -272,12 +191,14 @@ def _write(
 
 
 def _print_checks(
-    options: argparse.Namespace, setup: Setup, device: Device, layouts: Sequence[Layout]
+    options: argparse.Namespace, setup: Setup, device: Device, measurer: PointMeasurer, measured: Measured
 ) -> None:
     from llm_profile.profiler.measure import WholeModel  # noqa: PLC0415
 
-    for layout in layouts:
+    for layout in _layouts(options):
         latency = open_latency_model(_query(options, setup.model), _SOURCES[layout])
+        kind = Kind.FUSED_LAYERS if layout == Layout.BUNDLE else Kind.SPLIT_LAYERS
         whole = WholeModel(setup, device, fused=layout == Layout.BUNDLE)
-        comparisons = compare(whole.iteration_ns, _grid(options), latency, setup.model)
-        print(f"\n{comparison_text(latency.name, comparisons)}")
+        drift = partial(drift_of, measurer.measure, measured, kind)
+        check = compare(whole.iteration_ns, drift, _grid(options), latency, setup.model)
+        print(f"\n{check_text(latency.name, check)}")

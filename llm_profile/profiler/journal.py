@@ -36,8 +36,11 @@ class Journal:
         for number, line in enumerate(lines[1:], start=2):
             point, times = _parse(file, number, line)
             self.points[point] = times
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = file.open("ab")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = file.open("ab")
+        except OSError as error:
+            raise InputError(file, "", f"cannot be written: {error.strerror}") from None
         self._stream.truncate(sum(len(line) for line in lines))
         if not lines:
             self._append(json.dumps(dict(identity)))

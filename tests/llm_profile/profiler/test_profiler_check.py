@@ -6,8 +6,9 @@ from fake_measurer import TINY
 
 from llm_profile.layers import BLOCK_LAYERS
 from llm_profile.profiler.batch import BatchShape
-from llm_profile.profiler.check import check_batches, compare, comparison_text, simulated_ns
-from llm_profile.profiler.plan import Grid
+from llm_profile.profiler.check import check_batches, check_text, compare, drift_of, simulated_ns
+from llm_profile.profiler.plan import Grid, Kind, Point
+from llm_profile.profiler.samples import Stats
 
 GRID = Grid(max_tokens=64, max_seqs=8, max_context=128, max_batch_kv=600)
 
@@ -56,6 +57,26 @@ def test_errors_are_of_the_median_of_the_rounds():
         disturbed = 10 if rounds[shape] == 2 else 1
         return simulated_ns(Latency(), TINY, shape) / 0.9 * disturbed
 
-    comparisons = compare(measured_ns, GRID, Latency(), TINY)
-    assert [one.error for one in comparisons] == pytest.approx([-0.1] * len(comparisons))
-    assert comparison_text("fake", comparisons).endswith("median error 10.0%, largest 10.0%")
+    drifts = iter([1.0, 7.0, 1.1])
+    check = compare(measured_ns, lambda: next(drifts), GRID, Latency(), TINY)
+    assert [one.error for one in check.comparisons] == pytest.approx([-0.1] * len(check.comparisons))
+    assert check.drift == 1.1
+    *_, plain, undrifted = check_text("fake", check).splitlines()
+    assert plain == "median error 10.0%, largest 10.0%"
+    assert undrifted.endswith("with that taken off: median error 1.0%, largest 1.0%")
+
+
+def test_drift_is_how_much_longer_layers_take_now():
+    def times(ns):
+        return {"q_proj": Stats.of([ns]), "o_proj": Stats.of([3 * ns])}
+
+    measured = {Point(Kind.SPLIT_LAYERS, (n,)): times(100.0 * n) for n in (1, 2, 4, 8, 16)}
+    measured[Point(Kind.SEQUENCES, (1,))] = times(1.0)
+    again = []
+
+    def measure(point):
+        again.append(point)
+        return times(125.0 * point.key[0])
+
+    assert drift_of(measure, measured, Kind.SPLIT_LAYERS) == pytest.approx(1.25)
+    assert [point.key for point in again] == [(1,), (4,), (16,)]

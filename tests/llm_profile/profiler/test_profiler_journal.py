@@ -92,3 +92,9 @@ def test_another_file_is_not_taken_for_a_journal(tmp_path):
     (tmp_path / "j").write_text("layer_name,input\n")
     with pytest.raises(InputError, match="line 1: not the journal of a profile"):
         Journal(tmp_path / "j", IDENTITY)
+
+
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(InputError, match=r"folder.j: cannot be"):
+        Journal(tmp_path / "folder" / "j", IDENTITY)
