@@ -77,12 +77,13 @@ def _profile(options: argparse.Namespace) -> int:
         file.unlink(missing_ok=True)
     points = plan(model, _grid(options), options.layout, options.only)
     with Journal(file, identity) as journal:
+        there = sum(point in journal.points for point in points)
         with ExitStack() as stack:
             sampler = _power_sampler(options, stack)
             listeners = [sampler] if sampler else []
             measurer = Measurer(setup, device)
             new = measure_missing(points, journal, measurer, listeners)
-        print(f"{new} points measured, {len(points) - new} were there: {file}")
+        print(f"{new} points measured, {there} were there: {file}")
         for layout in _layouts(options):
             _write(options, model, identity, journal, layout)
         if sampler and new:

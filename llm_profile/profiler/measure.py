@@ -19,7 +19,9 @@ from llm_profile.profiler.samples import Times
 from llm_profile.profiler.timing import UNTIMED, Stamp, timed
 
 COOLING_BYTES = 64 * 2**20
-"""At most this much is read before a shot, in place of the weights of a block."""
+"""At most this much is read before a shot, in place of the weights of a block or of the LM head."""
+FEW_DECODES, SHORT_KV = 8, 256
+"""Attention between the layers that are measured: up to so many decodes, the other tokens as one prompt."""
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -53,7 +55,10 @@ class Measurer:
         self._weights = Weights(DTYPES[setup.dtype], device.kind)
         self._rank: Rank | None = None
         self._experts: Experts | None = None
-        self._cold = self._weights.normal(_block_elements(setup))
+        self._cold_block = self._weights.normal(_cold_elements(setup, _block_elements(setup)))
+        self._cold_head = self._weights.normal(
+            _cold_elements(setup, setup.model.hidden_size * setup.model.vocab_size)
+        )
 
     def measure(self, point: Point) -> Times:
         """Times of every layer of ``point``."""
@@ -70,29 +75,32 @@ class Measurer:
             return measures[point.kind](*point.key)
 
     def _layers(self, tokens: int, *, fused: bool) -> Times:
-        rank = self._rank_of(fused)
-        inputs = rank.inputs(torch.arange(tokens, device=self._device.kind), None)
-
-        def run(stamp: Stamp) -> None:
-            self._cool(stamp)
-            rank.forward(inputs, None, stamp)
-
-        times = self._timed(run)
+        times = self._iteration(self._rank_of(fused), tokens, sequences=0)
         return {name: stats for name, stats in times.items() if name != "attn"}
 
     def _sequences(self, sequences: int) -> Times:
         """LM head and sampler after the blocks, which leave nothing of its weights in a cache."""
         rank = self._rank_of(self._rank.fused if self._rank else True)
-        rows = torch.arange(sequences, device=self._device.kind)
-        inputs = rank.inputs(rows, rows)
+        times = self._iteration(rank, sequences, sequences)
+        return {name: times[name] for name in ("lm_head", "sampler")}
+
+    def _iteration(self, rank: Rank, tokens: int, sequences: int) -> Times:
+        """Every layer within an iteration; one without ``sequences`` has no LM head, only what it would evict."""
+        decodes = min(tokens, FEW_DECODES)
+        prompt = tokens - decodes
+        shape = BatchShape(((prompt, 0),) if prompt else (), (SHORT_KV,) * decodes)
+        batch = self._batch(shape)
+        kind = self._device.kind
+        rows = torch.arange(sequences, device=kind) if sequences else None
+        inputs = rank.inputs(torch.tensor(shape.positions(), device=kind), rows)
 
         def run(stamp: Stamp) -> None:
-            self._cool(stamp)
-            sample(rank.forward(inputs, None, stamp))
-            stamp("sampler")
+            out = rank.forward(inputs, batch.attend, stamp)
+            if sequences:
+                sample(out)
+                stamp("sampler")
 
-        times = self._timed(run)
-        return {name: times[name] for name in ("lm_head", "sampler")}
+        return self._timed(run)
 
     def _attention(self, chunk: int, context: int, requests: int, kv: int) -> Times:
         prefill = ((chunk, context),) if chunk else ()
@@ -108,10 +116,7 @@ class Measurer:
     def _batches(self, shapes: dict[str, BatchShape]) -> Times:
         """Attention of several batches, turn by turn, so that a disturbance meets all of them."""
         setup, heads = self._setup, self._setup.heads
-        batches = {
-            name: KvBatch(shape, heads, self._weights, blocks=setup.blocks, kernel=setup.kernel)
-            for name, shape in shapes.items()
-        }
+        batches = {name: self._batch(shape) for name, shape in shapes.items()}
         tokens = next(iter(shapes.values())).tokens
         q = self._weights.normal(tokens, heads.q, heads.dim)
         k, v = (self._weights.normal(tokens, heads.kv, heads.dim) for _ in "kv")
@@ -119,11 +124,15 @@ class Measurer:
         def run(stamp: Stamp) -> None:
             for block in range(setup.blocks):
                 for name, batch in batches.items():
-                    self._cool(stamp)
+                    self._cool(stamp, self._cold_block)
                     batch.attend(block, q, k, v)
                     stamp(name)
 
         return self._timed(run)
+
+    def _batch(self, shape: BatchShape) -> KvBatch:
+        setup = self._setup
+        return KvBatch(shape, setup.heads, self._weights, blocks=setup.blocks, kernel=setup.kernel)
 
     def _expert(self, tokens: int) -> Times:
         experts, x = self._experts_of_model(), self._weights.normal(tokens, self._setup.model.hidden_size)
@@ -137,13 +146,19 @@ class Measurer:
         rows = experts.rows_of_experts(tokens, activated)
         return self._timed(lambda stamp: experts.forward(x, rows, stamp))
 
-    def _cool(self, stamp: Stamp) -> None:
-        """Read what a real iteration reads in between, so that caches hold no more than they would then."""
-        self._cold.sum()
+    def _cool(self, stamp: Stamp, read_between: torch.Tensor) -> None:
+        """Read as much as a real iteration reads in between, so that caches hold no more than they would then."""
+        read_between.sum()
         stamp(UNTIMED)
 
     def _timed(self, run: Callable[[Stamp], object]) -> Times:
-        return timed(run, self._device.clock, self._setup.repeats)
+        """Time ``run``, each time after what an iteration reads besides the blocks."""
+
+        def cold_run(stamp: Stamp) -> None:
+            self._cool(stamp, self._cold_head)
+            run(stamp)
+
+        return timed(cold_run, self._device.clock, self._setup.repeats)
 
     def _rank_of(self, fused: bool) -> Rank:
         """The model in the wanted form; only one is kept, since it may fill the device."""
@@ -190,6 +205,10 @@ def _block_elements(setup: Setup) -> int:
     model = setup.model
     hidden, width = model.hidden_size, model.head_dim * (model.num_attention_heads * 2)
     columns = model.moe_intermediate_size * model.num_experts_per_tok or model.intermediate_size
-    elements: int = hidden * (width + 3 * columns) // setup.tp_size
+    elements: int = hidden * (width + 3 * columns)
+    return elements
+
+
+def _cold_elements(setup: Setup, elements: int) -> int:
     most: int = COOLING_BYTES // DTYPES[setup.dtype].itemsize
-    return min(elements, most)
+    return min(elements // setup.tp_size, most)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -12,6 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from llm_profile.profiler.journal import Journal
 from llm_profile.profiler.plan import Point
 from llm_profile.profiler.samples import Times
+
+SUSPICIOUS_FALL = 1.25
+"""A layer that takes this many times as long as with more work is measured again,"""
+MOST_TRIES = 4
+"""but no point more often than this in all."""
 
 
 class PointMeasurer(Protocol):
@@ -36,17 +42,43 @@ def measure_missing(
     measurer: PointMeasurer,
     listeners: Sequence[PhaseListener] = (),
 ) -> int:
-    """Measure the points that ``journal`` lacks and add each to it; return how many there were."""
+    """Measure the points that ``journal`` lacks, then the disturbed ones again; return how many there were."""
     missing = [point for point in points if point not in journal.points]
+    count = 0
     with _progress() as progress:
         task = progress.add_task("profiling", total=len(points), completed=len(points) - len(missing), at="")
-        for point in missing:
-            progress.update(task, at=str(point))
-            for listener in listeners:
-                listener.enter(point.kind)
-            journal.add(point, measurer.measure(point))
-            progress.advance(task)
-    return len(missing)
+        while missing:
+            for point in missing:
+                progress.update(task, at=str(point))
+                for listener in listeners:
+                    listener.enter(point.kind)
+                journal.add(point, measurer.measure(point))
+                progress.advance(task)
+            count += len(missing)
+            again = disturbed({point: journal.points[point] for point in points})
+            missing = [point for point in again if journal.shots[point] < MOST_TRIES]
+    return count
+
+
+def disturbed(measured: Mapping[Point, Times]) -> list[Point]:
+    """Points with a layer that takes much longer than with more work along one axis, the others equal.
+
+    A busy machine makes such points, and so may a change of kernel, which a second measurement then confirms.
+    """
+    lines: dict[tuple[object, ...], list[tuple[int, float, Point]]] = defaultdict(list)
+    for point, times in measured.items():
+        for axis, at in enumerate(point.key):
+            others = (*point.key[:axis], *point.key[axis + 1 :])
+            for name, stats in times.items():
+                lines[point.kind, name, axis, others].append((at, stats.median, point))
+    found = set()
+    for line in lines.values():
+        least = float("inf")
+        for _, median, point in sorted(line, key=lambda entry: entry[0], reverse=True):
+            if median > SUSPICIOUS_FALL * least:
+                found.add(point)
+            least = min(least, median)
+    return [point for point in measured if point in found]
 
 
 def _progress() -> Progress:
