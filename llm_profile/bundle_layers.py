@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
-from llm_profile.bundle_csv import Rows, read_layer_rows
 from llm_profile.layers import LAYERS, layer_shape
 from llm_profile.model_config import ModelConfig
-from llm_profile.protocol import Source
+from llm_profile.plausible import refuse_impossible_layers
+from llm_profile.protocol import LatencyQuery, Source
+from llm_profile.table_csv import MICROSECONDS, Rows, layer_rows, read_table
 from llm_profile.tables_v1 import LayerCurve
 
 Span = tuple[str, float, float]
@@ -69,13 +70,25 @@ class SplitCurves:
             raise InputError(self._file, layer, "the bundle has no rows for this layer") from None
 
 
-def read_layer_curves(folder: Path, model: ModelConfig, tp_size: int) -> SplitCurves:
+def read_layer_rows(file: Path, count_column: str) -> dict[str, Rows]:
+    """Rows of ``layer,{count_column},time_us`` by layer, sorted by the count (tokens or sequences)."""
+    times = ("time_us", MICROSECONDS)
+    return layer_rows(read_table(file, ("layer", count_column), times), "layer", count_column, times)
+
+
+def read_bundle_layers(folder: Path, query: LatencyQuery) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """Rows of ``dense.csv`` and of ``per_sequence.csv`` by measured layer, times in a possible unit."""
+    dense = read_layer_rows(folder / "dense.csv", "tokens")
+    sampling = read_layer_rows(folder / "per_sequence.csv", "sequences")
+    refuse_impossible_layers(dense | sampling, query, _FUSED)
+    return dense, sampling
+
+
+def read_layer_curves(folder: Path, query: LatencyQuery) -> SplitCurves:
     """Read ``dense.csv`` (by tokens) and ``per_sequence.csv`` (by sequences that need logits)."""
-    file = folder / "dense.csv"
-    dense = read_layer_rows(file, "tokens")
-    parts = _dense_parts(file, dense, model, tp_size)
-    sampling_file = folder / "per_sequence.csv"
-    sampling = read_layer_rows(sampling_file, "sequences")
+    file, sampling_file = folder / "dense.csv", folder / "per_sequence.csv"
+    dense, sampling = read_bundle_layers(folder, query)
+    parts = _dense_parts(file, dense, query.model, query.tp_size)
     _refuse_unknown(sampling_file, sampling, ("lm_head", "sampler"))
     if "lm_head" not in sampling:
         raise InputError(sampling_file, "layer", "no rows for lm_head")

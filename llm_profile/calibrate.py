@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
 from llm_profile.calibrate_check import Errors, decode_ns, error_table, prefill_ns, table_text
-from llm_profile.calibrate_runs import FIT_RUN, fit_run, max_tokens, run_errors
+from llm_profile.calibrate_runs import FIT_RUN, fit_run, fitted_range, run_errors
 from llm_profile.hardware import (
     Coefficients,
     Decode,
@@ -257,9 +257,21 @@ def fit_text(card: Hardware, profiles: Sequence[Profile]) -> str:
     record = {
         "data": "tables of " + ", ".join(profile.key for profile in profiles),
         "max_tokens": max(max(points) for profile in profiles for points in profile.layers.values()),
+        **_attention_range(profiles),
         "errors": _rounded_errors(error_table(fitted, profiles)),
     }
     return _yaml({"coefficients": fitted.coefficients.model_dump(), "fit": record})
+
+
+def _attention_range(profiles: Sequence[Profile]) -> dict[str, int]:
+    """Largest prefill and decode batches that were fitted."""
+    prefills = [(n, c) for p in profiles for n, c, _ in (p.prefill_samples(), p.prompt_samples())]
+    decodes = [p.decode_samples() for p in profiles]
+    return {
+        "max_keys": int(max((n + c).max(initial=0) for n, c in prefills)),
+        "max_requests": int(max(n.max(initial=0) for n, _, _ in decodes)),
+        "max_kv": int(max(kv.max(initial=0) for _, kv, _ in decodes)),
+    }
 
 
 def run_text(card: Hardware, folder: Path) -> str:
@@ -268,7 +280,7 @@ def run_text(card: Hardware, folder: Path) -> str:
     fitted = card.model_copy(update={"coefficients": coefficients, "step_overhead_ns": overhead_ns})
     record = {
         "data": f"iterations of a recorded vLLM run ({FIT_RUN})",
-        "max_tokens": max_tokens(folder),
+        **fitted_range(folder),
         "errors": _rounded_errors(run_errors(fitted, folder)),
     }
     return _yaml({"step_overhead_ns": overhead_ns, "coefficients": coefficients.model_dump(), "fit": record})

@@ -130,6 +130,12 @@ class Fit(_Part):
 
     data: str
     max_tokens: PositiveInt = 2048
+    """Largest token count of a layer; times beyond it, and attention beyond the next three, are extrapolated."""
+    max_keys: NonNegativeInt = 0
+    """Most keys of a prefill, chunk and context together."""
+    max_requests: NonNegativeInt = 0
+    max_kv: NonNegativeInt = 0
+    """Most requests of a decode batch, and most KV tokens of all its requests."""
     errors: dict[str, FitError] = {}
 
 

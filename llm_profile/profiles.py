@@ -14,9 +14,9 @@ from llm_profile.attention_csv import read_measured
 from llm_profile.attention_v1 import Points
 from llm_profile.calibrate_bundles import read_bundle
 from llm_profile.layers import GATE_UP_LAYERS, QKV_LAYERS
+from llm_profile.layers_csv import read_layer_rows
 from llm_profile.model_config import ModelConfig, load_model_config
 from llm_profile.protocol import LatencyQuery
-from llm_profile.tables_v1 import read_layer_points
 
 Floats = NDArray[np.float64]
 PROMPT_STEP = 16
@@ -117,12 +117,15 @@ def read_profiles(folder: Path, hardware: str) -> list[Profile]:
         tp_size = int(file.parent.name.removeprefix("tp"))
         if file.name == "dense.csv":
             model = load_model_config(file.parents[2].relative_to(root).as_posix())
-            layers, prefill, decode = read_bundle(file.parent)
+            query = LatencyQuery(hardware, model, tp_size)
+            layers, prefill, decode = read_bundle(file.parent, query)
         else:
             model = load_model_config(file.parents[1].relative_to(root).as_posix())
+            query = LatencyQuery(hardware, model, tp_size)
             attention = file.parent / "attention.csv"
-            prefill, decode = read_measured(attention, model, tp_size) if attention.is_file() else ({}, {})
-            layers = {layer: dict(points) for layer, points in read_layer_points(file, tp_size).items()}
+            prefill, decode = read_measured(attention, query) if attention.is_file() else ({}, {})
+            rows = read_layer_rows(file, query)
+            layers = {layer: of.by_count() for layer, of in rows.items()}
         profiles.append(Profile(model, tp_size, layers, prefill, decode))
     if not profiles:
         raise InputError(root, "", "no tables ({model}/tp{N}/layers.csv) here")

@@ -47,7 +47,13 @@ class LatencyModel(Protocol):
         ...
 
     def source(self, layer: str, tokens: int) -> Source:
-        """How :meth:`layer_ns` gets this number; for ``attn``, ``tokens`` is the batch's total KV length."""
+        """How :meth:`layer_ns` gets this number."""
+        ...
+
+    def attention_source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """How :meth:`attention_ns` gets the time of this batch; one part beyond the data makes it extrapolated."""
         ...
 
 

@@ -18,6 +18,7 @@ from llm_profile.hardware import (
     Coefficients,
     Decode,
     Elementwise,
+    Fit,
     Gemm,
     Hardware,
     Prefill,
@@ -183,13 +184,12 @@ class RooflineLatencyModel:
         if repacked:
             self.name += ":packed"
         self.step_overhead_ns = card.step_overhead_ns
-        self._calibrated = card.coefficients is not None
+        self._fit = None if card.coefficients is None else card.fit or Fit(data="")
         self._decode_fitted = (
             not repacked
             and card.fit is not None
             and any(key.endswith(("decode", "iteration")) for key in card.fit.errors)
         )
-        self._fitted_tokens = card.fit.max_tokens if card.fit else 0
         bandwidth_gbps = query.mem_bw_gbps or card.memory.bandwidth_gbps
         self._layers = _layer_functions(card, coefficients, query, bandwidth_gbps)
         self._attention = AttentionRoofline(
@@ -212,9 +212,21 @@ class RooflineLatencyModel:
 
     def source(self, layer: str, tokens: int) -> Source:
         """Estimated where efficiencies are generic; else inside or outside the token counts that were fitted."""
-        if not self._calibrated or (layer == "attn" and not self._decode_fitted):
+        if self._fit is None:
             return Source.ESTIMATED
-        inside = layer == "attn" or tokens <= self._fitted_tokens
+        return Source.INTERPOLATED if tokens <= self._fit.max_tokens else Source.EXTRAPOLATED
+
+    def attention_source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """Estimated where efficiencies are generic; else inside or outside the batches that were fitted."""
+        fit = self._fit
+        if fit is None or (decode_kv.size and not self._decode_fitted):
+            return Source.ESTIMATED
+        inside = not prefill_q.size or int((prefill_q + prefill_context).max()) <= fit.max_keys
+        if decode_kv.size:
+            total_kv = int(np.add.reduce(decode_kv))
+            inside = inside and decode_kv.size <= fit.max_requests and total_kv <= fit.max_kv
         return Source.INTERPOLATED if inside else Source.EXTRAPOLATED
 
 

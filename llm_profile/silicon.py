@@ -71,12 +71,16 @@ class SiliconLatencyModel:
 
     def source(self, layer: str, tokens: int) -> Source:
         """Measured at measured token counts of a measured matrix; what comes from a formula is estimated."""
-        if layer == "attn":
-            return self._attention.source(tokens)
         if layer not in self._curves:
             return Source.ESTIMATED
         by_tokens, by_matrix = self._curves[layer].source(tokens), self._sources[layer]
         return max(by_tokens, by_matrix, key=list(Source).index)
+
+    def attention_source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """Interpolated, or extrapolated if a chunk, its context or the decodes lie beyond the rows."""
+        return self._attention.source(prefill_q, prefill_context, decode_kv)
 
 
 def _gemm_curves(query: LatencyQuery, table: SiliconTable) -> tuple[dict[str, LayerCurve], dict[str, Source]]:

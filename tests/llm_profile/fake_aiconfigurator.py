@@ -41,7 +41,7 @@ def gemm_ns(m: int, n: int, k: int) -> float:
 
 
 def prompt_ns(n: int, heads: int = 4) -> float:
-    return 10_000 + 2 * heads * n + n * n / 2
+    return 10_000 + 2 * heads * n + n * n / 64
 
 
 def decode_ns(requests: int, kv: int, heads: int = 4) -> float:
