@@ -8,13 +8,20 @@ Without ``attention.csv``, the filled grids in ``predictions/`` are read instead
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astra_sim.input_error import InputError
-from llm_profile.attention_v1 import AttentionTable, DecodeCurves, Points, PrefillCurves
+from astra_sim.input_error import InputError, read_json_object
+from llm_profile.attention_v1 import (
+    AttentionTable,
+    DecodeCurves,
+    Points,
+    PredictedAttention,
+    PrefillCurves,
+)
 from llm_profile.plausible import refuse_impossible_attention
 from llm_profile.protocol import LatencyQuery, NoLatencyError
 from llm_profile.table_csv import (
@@ -44,15 +51,18 @@ def read_attention(
 ) -> AttentionTable:
     """Read the attention tables of ``folder``; ``prompt_ns`` are prompts without history from layers.csv."""
     file = folder / "attention.csv"
+    measured = None
     if file.is_file():
         prefill, decode = read_measured(file, query)
-    else:
-        prefill, decode = read_predictions(folder, query)
-        prompt_ns = {}
-    if not (prefill or prompt_ns) or not decode:
-        missing = "decode" if prefill or prompt_ns else "prefill"
-        raise InputError(file, "is_prefill", f"no {missing} rows")
-    return AttentionTable(PrefillCurves(prefill, prompt_ns), DecodeCurves(decode), floor_ns_per_token)
+        if not (prefill or prompt_ns) or not decode:
+            missing = "decode" if prefill or prompt_ns else "prefill"
+            raise InputError(file, "is_prefill", f"no {missing} rows")
+        measured = AttentionTable(PrefillCurves(prefill, prompt_ns), DecodeCurves(decode), floor_ns_per_token)
+        if not query.predicted_attention:
+            return measured
+    prefill, decode = read_predictions(folder, query)
+    curves = PrefillCurves(prefill, {}), DecodeCurves(decode)
+    return PredictedAttention(*curves, floor_ns_per_token, measured)
 
 
 def read_measured(file: Path, query: LatencyQuery) -> tuple[Points, Points]:
@@ -160,11 +170,20 @@ def prediction_files(folder: Path) -> tuple[Path, Path]:
     return grids / "attn_prefill_predictions.csv", grids / "attn_decode_predictions.csv"
 
 
+def predictor_file(folder: Path) -> Path:
+    """What the grids were made from and how good they are; published grids have none."""
+    return folder / "predictions" / "predictor.json"
+
+
 def read_predictions(folder: Path, query: LatencyQuery) -> tuple[Points, Points]:
-    """Points of the filled grids, in ns."""
+    """Points of the filled grids, in ns; the published ones and those of ``build_predictor``."""
     prefill_file, decode_file = prediction_files(folder)
     if not (prefill_file.is_file() and decode_file.is_file()):
+        if query.predicted_attention:
+            message = f"no predictor here for --enable-attn-prediction; {_how_to_build(query)}"
+            raise InputError(prefill_file.parent, "", message)
         raise NoLatencyError(folder, "", "has neither attention.csv nor predictions/ of prefill and decode")
+    _refuse_stale(folder, query)
     times = ("prediction", NANOSECONDS)
     prefill = read_key_rows(prefill_file, PREFILL_GRID, times, (0, 1))
     decode = read_key_rows(decode_file, DECODE_GRID, times, (1, 0))
@@ -183,3 +202,24 @@ def _check_smallest(grid: Rows, query: LatencyQuery, what: str) -> None:
     least = grid.take(np.lexsort(grid.keys.T)[:1])
     work = least.keys.prod(axis=1)
     refuse_impossible_attention(least, work, work, query, lambda _: what.format(*least.keys[0]))
+
+
+def _how_to_build(query: LatencyQuery) -> str:
+    where = f" --profile-dir {query.profile_dir}" if query.profile_dir else ""
+    options = f"--hardware {query.hardware} --model {query.model.name} --tp {query.tp_size}{where}"
+    return f"make it with llm_profile/build_predictor.sh {options}"
+
+
+def _refuse_stale(folder: Path, query: LatencyQuery) -> None:
+    """A predictor that says what it was made from must have been made from the table beside it."""
+    file, table = predictor_file(folder), folder / "attention.csv"
+    if not (file.is_file() and table.is_file()):
+        return
+    if read_json_object(file).get("attention_csv_sha256") != table_digest(table):
+        message = f"was not made from the attention.csv that is here now; {_how_to_build(query)}"
+        raise InputError(file, "attention_csv_sha256", message)
+
+
+def table_digest(file: Path) -> str:
+    """What tells one ``attention.csv`` from another."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

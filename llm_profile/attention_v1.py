@@ -220,6 +220,28 @@ class AttentionTable:
         return Source.INTERPOLATED if inside else Source.EXTRAPOLATED
 
 
+class PredictedAttention(AttentionTable):
+    """The same from a predictor's grids, which may reach beyond what was measured: ``measured`` tells how far."""
+
+    def __init__(
+        self,
+        prefill: PrefillCurves,
+        decode: DecodeCurves,
+        floor_ns_per_token: float,
+        measured: AttentionTable | None,
+    ) -> None:
+        super().__init__(prefill, decode, floor_ns_per_token)
+        self._measured = measured
+
+    def source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """As the measurements that the predictor was trained on; without these an estimate."""
+        if self._measured is None:
+            return Source.ESTIMATED
+        return self._measured.source(prefill_q, prefill_context, decode_kv)
+
+
 def _slope(points: dict[int, float]) -> float:
     """Least-squares slope of the upper half of a curve, never negative; 0 for a single point."""
     if len(points) < 2:

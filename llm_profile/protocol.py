@@ -73,6 +73,8 @@ class LatencyQuery:
     packed_decode: bool = False
     """Price decode attention with kernels that read a K/V head once for all its query heads, as vLLM's do, also on
     cards whose tables were taken with others; only descriptions can."""
+    predicted_attention: bool = False
+    """Take attention from the predictor beside the tables (``llm_profile.build_predictor``); only tables can."""
 
 
 class NoLatencyError(InputError):

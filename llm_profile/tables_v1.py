@@ -128,7 +128,8 @@ def open_tables(query: LatencyQuery) -> TableLatencyModel:
     curves = layer_curves(file, rows, query.model)
     floor_ns = _read_floor(query, bandwidth_gbps)
     attention = read_attention(folder, query, prompt_ns=_prompts(rows), floor_ns_per_token=floor_ns)
-    return TableLatencyModel(f"tables:{key}", curves, attention)
+    name = f"tables:{key}:predicted" if query.predicted_attention else f"tables:{key}"
+    return TableLatencyModel(name, curves, attention)
 
 
 def layer_curves(file: Path, rows: Mapping[str, Rows], model: ModelConfig) -> dict[str, LayerCurve]:
