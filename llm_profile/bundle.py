@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from llm_profile.bundle_attention import BundleAttention, read_attention_rows
 from llm_profile.bundle_layers import SplitCurves, read_layer_curves
 from llm_profile.bundle_meta import Bundle, bundle_folders, find_bundle
+from llm_profile.bundle_moe import BundleExperts, moe_file, read_moe_rows
 from llm_profile.bundle_skew import read_skew
+from llm_profile.experts import Experts, NoExperts
 from llm_profile.hardware import datasheet_bandwidth_gbps
 from llm_profile.layers import kv_bytes_per_token
 from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
@@ -25,12 +27,18 @@ class BundleLatencyModel:
     """Latencies read from a bundle; implements :class:`~llm_profile.protocol.LatencyModel`."""
 
     def __init__(
-        self, name: str, layers: SplitCurves, attention: BundleAttention, step_overhead_ns: int
+        self,
+        name: str,
+        layers: SplitCurves,
+        attention: BundleAttention,
+        experts: Experts,
+        step_overhead_ns: int,
     ) -> None:
         self.name = name
         self.step_overhead_ns = step_overhead_ns
         self._layers = layers
         self._attention = attention
+        self._experts = experts
 
     def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Time of one layer; parts of a fused one add up to what was measured. ``lm_head`` samples too."""
@@ -41,6 +49,14 @@ class BundleLatencyModel:
     ) -> int:
         """Time of one layer's attention of a batch."""
         return self._attention.ns(prefill_q, prefill_context, decode_kv)
+
+    def moe_ns(self, tokens_per_expert: NDArray[np.int64]) -> int:
+        """Time of one rank's experts in grouped kernels."""
+        return self._experts.ns(tokens_per_expert)
+
+    def moe_source(self, tokens_per_expert: NDArray[np.int64]) -> Source:
+        """Measured, interpolated or extrapolated."""
+        return self._experts.source(tokens_per_expert)
 
     def source(self, layer: str, tokens: int) -> Source:
         """Measured, interpolated or extrapolated."""
@@ -71,7 +87,19 @@ def open_bundle(query: LatencyQuery) -> BundleLatencyModel:
     floor_ns = kv_bytes / bandwidth_gbps if bandwidth_gbps else 0.0
     rows = read_attention_rows(folder / "attention.csv", replace(query, kv_bits=bundle.kv_bits))
     attention = BundleAttention(rows, skew, floor_ns)
-    return BundleLatencyModel(f"bundle:{bundle.key}", layers, attention, bundle.step_overhead_ns)
+    experts = _experts(query, bundle)
+    return BundleLatencyModel(f"bundle:{bundle.key}", layers, attention, experts, bundle.step_overhead_ns)
+
+
+def _experts(query: LatencyQuery, bundle: Bundle) -> Experts:
+    """Whole experts are those of one rank, whatever the tensor parallelism of the other layers."""
+    name = f"bundle:{bundle.key}"
+    if not query.model.is_moe:
+        return NoExperts(name, "this is a dense model")
+    file = moe_file(bundle.folder, query.expert_tp_size)
+    if not file.is_file():
+        return NoExperts(name, f"no {file}")
+    return BundleExperts(read_moe_rows(file, query), query.model.num_experts_per_tok)
 
 
 def _bandwidth(query: LatencyQuery, bundle: Bundle) -> float | None:

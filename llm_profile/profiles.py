@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_measured
 from llm_profile.attention_v1 import Points
+from llm_profile.bundle_moe import moe_file, read_moe_rows
 from llm_profile.calibrate_bundles import read_bundle
-from llm_profile.layers import GATE_UP_LAYERS, QKV_LAYERS
+from llm_profile.layers import EXPERT_LAYERS, GATE_UP_LAYERS, QKV_LAYERS
 from llm_profile.layers_csv import read_layer_rows
 from llm_profile.model_config import ModelConfig, load_model_config
 from llm_profile.protocol import LatencyQuery
@@ -32,6 +33,8 @@ class Profile:
     layers: dict[str, dict[int, float]]
     prefill: Points
     decode: Points
+    experts: Floats
+    """Rows (tokens of each expert, experts, ns) of experts that got equally many tokens."""
 
     @property
     def key(self) -> str:
@@ -126,7 +129,27 @@ def read_profiles(folder: Path, hardware: str) -> list[Profile]:
             prefill, decode = read_measured(attention, query) if attention.is_file() else ({}, {})
             rows = read_layer_rows(file, query)
             layers = {layer: of.by_count() for layer, of in rows.items()}
-        profiles.append(Profile(model, tp_size, layers, prefill, decode))
+        experts = _bundle_experts(file.parent, query) if file.name == "dense.csv" else _table_experts(layers)
+        profiles.append(Profile(model, tp_size, layers, prefill, decode, experts))
     if not profiles:
         raise InputError(root, "", "no tables ({model}/tp{N}/layers.csv) here")
     return profiles
+
+
+def _table_experts(layers: dict[str, dict[int, float]]) -> Floats:
+    """Experts of the published layout: one at a time."""
+    if not set(EXPERT_LAYERS) <= set(layers):
+        return np.zeros((0, 3))
+    counts = sorted(set.intersection(*(set(layers[layer]) for layer in EXPERT_LAYERS)))
+    return np.array(
+        [(n, 1, sum(layers[layer][n] for layer in EXPERT_LAYERS)) for n in counts], dtype=np.float64
+    )
+
+
+def _bundle_experts(folder: Path, query: LatencyQuery) -> Floats:
+    file = folder / "moe.csv"
+    if not query.model.is_moe or not file.is_file() or moe_file(folder, query.expert_tp_size) != file:
+        return np.zeros((0, 3))
+    rows = read_moe_rows(file, query)
+    tokens, experts = rows.keys.T
+    return np.stack([tokens * query.model.num_experts_per_tok / experts, experts, rows.ns], axis=1)

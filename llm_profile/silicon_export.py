@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from astra_sim.input_error import InputError
-from llm_profile.layers import LAYERS
+from llm_profile.layers import LAYERS, MLP_LAYERS
 from llm_profile.layers_csv import LAYER_COLUMNS
 from llm_profile.model_config import load_model_config
 from llm_profile.protocol import LatencyQuery, Source
-from llm_profile.roofline import MLP_LAYERS
 from llm_profile.silicon import SiliconLatencyModel, open_silicon
 
 MAX_TOKENS = 4096

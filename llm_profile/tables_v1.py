@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_attention
 from llm_profile.attention_v1 import AttentionTable
+from llm_profile.experts import ExpertCurves, Experts, NoExperts
 from llm_profile.hardware import datasheet_bandwidth_gbps
-from llm_profile.layers import LAYERS, kv_bytes_per_token
+from llm_profile.layer_curve import LayerCurve
+from llm_profile.layers import EXPERT_LAYERS, LAYERS, MLP_LAYERS, kv_bytes_per_token
 from llm_profile.layers_csv import is_fused_qkv, read_layer_rows
 from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
@@ -28,53 +30,18 @@ BANDWIDTH_TOLERANCE = 0.05
 """A cluster config may round a card's bandwidth this much and still mean the measured card."""
 
 
-class LayerCurve:
-    """Time of one layer by token count: measured points, straight lines between and beyond them.
-
-    >>> curve = LayerCurve(np.array([1, 3]), np.array([10.0, 30.0]))
-    >>> curve.ns(np.array([1, 2, 5])).tolist(), str(curve.source(2)), str(curve.source(5))
-    ([10, 20, 50], 'interpolated', 'extrapolated')
-    """
-
-    def __init__(self, tokens: NDArray[np.int64], ns: NDArray[np.float64]) -> None:
-        self._measured = tokens
-        self._last = int(tokens[-1])
-        self._ns = np.rint(np.interp(np.arange(self._last + 1), tokens, ns)).astype(np.int64)
-        self._slope_ns = tail_slope(tokens.astype(np.float64), ns)
-
-    def ns(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Time for each of ``tokens``."""
-        inside = self._ns[np.minimum(tokens, self._last)]
-        beyond = np.maximum(tokens - self._last, 0)
-        return inside if not beyond.any() else inside + np.rint(beyond * self._slope_ns).astype(np.int64)
-
-    def source(self, tokens: int) -> Source:
-        """How :meth:`ns` gets the number of one token count."""
-        if not self._measured[0] <= tokens <= self._last:
-            return Source.EXTRAPOLATED
-        return Source.MEASURED if np.isin(tokens, self._measured) else Source.INTERPOLATED
-
-
-def tail_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Least-squares slope of the last quarter of a sorted curve (at least two points), never negative.
-
-    More than the last two points, because neighbours of a measured table differ by noise.
-    """
-    if x.size < 2:
-        return 0.0
-    keep = x >= min(x[-2], x[-1] - 0.25 * (x[-1] - x[0]))
-    return max(0.0, float(np.polyfit(x[keep], y[keep], 1)[0]))
-
-
 class TableLatencyModel:
     """Latencies read from tables; implements :class:`~llm_profile.protocol.LatencyModel`."""
 
     step_overhead_ns = 0
 
-    def __init__(self, name: str, curves: dict[str, LayerCurve], attention: AttentionTable) -> None:
+    def __init__(
+        self, name: str, curves: dict[str, LayerCurve], attention: AttentionTable, experts: Experts
+    ) -> None:
         self.name = name
         self._curves = curves
         self._attention = attention
+        self._experts = experts
 
     def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Time of one dense layer for each of ``tokens``; 0 for k_proj and v_proj fused into q_proj."""
@@ -85,6 +52,14 @@ class TableLatencyModel:
     ) -> int:
         """Time of one layer's attention of a batch, priced request by request."""
         return self._attention.ns(prefill_q, prefill_context, decode_kv)
+
+    def moe_ns(self, tokens_per_expert: NDArray[np.int64]) -> int:
+        """Time of one rank's experts, one after the other."""
+        return self._experts.ns(tokens_per_expert)
+
+    def moe_source(self, tokens_per_expert: NDArray[np.int64]) -> Source:
+        """The least certain of the experts' layers."""
+        return self._experts.source(tokens_per_expert)
 
     def source(self, layer: str, tokens: int) -> Source:
         """Measured, interpolated or extrapolated."""
@@ -129,7 +104,16 @@ def open_tables(query: LatencyQuery) -> TableLatencyModel:
     floor_ns = _read_floor(query, bandwidth_gbps)
     attention = read_attention(folder, query, prompt_ns=_prompts(rows), floor_ns_per_token=floor_ns)
     name = f"tables:{key}:predicted" if query.predicted_attention else f"tables:{key}"
-    return TableLatencyModel(name, curves, attention)
+    return TableLatencyModel(name, curves, attention, _experts(name, curves, query))
+
+
+def _experts(name: str, curves: Mapping[str, LayerCurve], query: LatencyQuery) -> Experts:
+    missing = [layer for layer in EXPERT_LAYERS if layer not in curves]
+    if query.expert_tp_size != 1:
+        return NoExperts(name, f"were measured whole, not split over {query.expert_tp_size} ranks")
+    if not query.model.is_moe or missing:
+        return NoExperts(name, f"no rows for {', '.join(missing) or 'experts of a dense model'}")
+    return ExpertCurves(curves)
 
 
 def layer_curves(file: Path, rows: Mapping[str, Rows], model: ModelConfig) -> dict[str, LayerCurve]:
@@ -142,7 +126,7 @@ def layer_curves(file: Path, rows: Mapping[str, Rows], model: ModelConfig) -> di
     if is_fused_qkv(rows):
         last = np.array([1, rows["q_proj"].keys[-1, 0]], dtype=np.int64)
         curves["k_proj"] = curves["v_proj"] = LayerCurve(last, np.zeros(2))
-    optional = {"attn"} | ({"gate_proj", "up_proj", "act_fn", "down_proj"} if model.is_moe else set())
+    optional = {"attn"} | (set(MLP_LAYERS) if model.is_moe else set())
     missing = [layer for layer in LAYERS if layer not in curves and layer not in optional]
     if missing:
         raise InputError(file, "layer_name", f"no rows for {', '.join(missing)}")

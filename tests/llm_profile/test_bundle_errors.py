@@ -6,6 +6,7 @@ from synthetic_bundles import SKEW_HEADER, write_bundle
 
 from astra_sim.input_error import InputError
 from llm_profile.latency import LatencyQuery, open_latency_model
+from llm_profile.model_config import load_model_config
 
 META = "hardware: CARD\nmodel: meta-llama/Llama-3.1-8B\nvariant: bf16\ntp_degrees: [1, 2]\n"
 SKEW = f"{SKEW_HEADER}\n0,n<=2,sr<=5%,kvB<=1k,kp=0,0.1,1\n"
@@ -226,3 +227,67 @@ def test_meta(llama, tmp_path, bundle, edit, message):
     file = bundle.parent / "meta.yaml"
     file.write_text(META)
     assert refusal(llama, tmp_path, file, edit) == message.replace("{folder}", str(bundle))
+
+
+EXPERTS_HAVE = ("gate_up_proj", "act_fn", "down_proj")
+MOE = [
+    "tokens,activated_experts,time_us",
+    "1,8,60",
+    "2,8,61",
+    "2,16,107",
+    "16,8,70",
+    "16,16,118",
+    "16,128,790",
+]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (nothing, "is empty"),
+        (only_header, "has no rows"),
+        (
+            line(1, "tokens,experts,time_us"),
+            "line 1: no column activated_experts; columns are tokens,experts,time_us",
+        ),
+        (
+            line(1, "tokens,activated_experts,time_ms"),
+            "line 1: no column time_us; times must be in microseconds, not time_ms",
+        ),
+        (line(2, "1,8"), "line 2: 2 cells instead of 3: ['1', '8']"),
+        (line(2, "1,8,nan"), "line 2: time_us is nan: must be finite"),
+        (line(2, "1,8,-60"), "line 2: time_us is -60: must be above 0"),
+        (line(2, "1,8,0"), "line 2: time_us is 0: must be above 0"),
+        (line(2, "0,8,60"), "line 2: tokens is 0: must be a whole number >= 1"),
+        (line(2, "1,9,60"), "line 2: 9 experts for 1 tokens, but a token goes to 8"),
+        (line(7, "99,129,60"), "line 7: 129 experts for 99 tokens, but the model has 128"),
+        (added("2,8,61"), "line 8: repeats tokens=2, activated_experts=8 of line 3"),
+        (
+            added("32,128,100"),
+            "line 8: takes 100 us, but 790 us with tokens 16 instead of 32: cannot be",
+        ),
+        (
+            added("32,8,14000"),
+            "line 8: takes 14000 us, but 70 us with tokens 16 instead of 32: cannot be",
+        ),
+        (
+            scaled(1e-3, 2),
+            "line 2: 8 experts of 1 tokens take 0.06 us: no device is that fast; are these microseconds?",
+        ),
+        (
+            scaled(1e3, 2),
+            "line 2: 8 experts of 1 tokens take 60000 us: no device is that slow; are these microseconds?",
+        ),
+    ],
+)
+def test_moe(tmp_path, edit, message):
+    model = load_model_config("Qwen/Qwen3-30B-A3B-Instruct-2507")
+    folder = write_bundle(tmp_path / "CARD" / model.name / "bf16" / "tp1")
+    left = [
+        row for row in (folder / "dense.csv").read_text().splitlines() if not row.startswith(EXPERTS_HAVE)
+    ]
+    (folder / "dense.csv").write_text("\n".join([*left, "qk_norm,1,3"]) + "\n")
+    file = folder / "moe.csv"
+    file.write_text("\n".join(MOE) + "\n")
+    open_latency_model(LatencyQuery("CARD", model, 1, profile_dir=tmp_path))
+    assert refusal(model, tmp_path, file, edit) == message

@@ -19,6 +19,8 @@ LIMITS = {
     "prefill": (0.08, 0.2),
     "prompt": (0.16, 0.43),
     "decode": (0.06, 0.19),
+    "gate": (0.03, 0.09),
+    "moe": (0.1, 0.3),
 }
 """Median and 90th percentile by kind of measurement."""
 NONE = tokens()
