@@ -16,7 +16,7 @@ from inference_serving.policies.options import parse_pairs
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.router import UnknownRouterError, check_router, router_names
 from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
-from llm_profile.latency import SOURCES
+from llm_profile.latency import PREDICTED, SOURCES
 
 _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
 _NOT_YET = {
@@ -25,7 +25,6 @@ _NOT_YET = {
     "enable_local_offloading": (False, "weight offloading"),
     "enable_attn_offloading": (False, "attention offloading to PIM"),
     "enable_sub_batch_interleaving": (False, "sub-batch interleaving"),
-    "enable_attn_prediction": (False, "the attention predictor"),
     "expert_routing_policy": ("FAST", "expert routing"),
 }
 _BACKENDS = {"analytical": "unaware", "analytical-aware": "aware", "ns3": "ns3"}
@@ -155,6 +154,11 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         default="packed",
         help="calibrated cards: read a K/V head once for all its query heads, as vLLM does, or as their tables did",
     )
+    group.add_argument(
+        "--enable-attn-prediction",
+        action="store_true",
+        help="tables: take attention from their predictor (llm_profile/build_predictor.sh)",
+    )
     group.add_argument("--profile-dir", type=Path, help="folder of latency tables {hardware}/{model}/tp{N}/")
 
 
@@ -232,6 +236,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         latency_source=args.latency_source,
         profile_dir=args.profile_dir,
         packed_decode=args.decode_attention == "packed",
+        attn_prediction=args.enable_attn_prediction,
         step_overhead_ns=_overhead_ns("--step-overhead", args.step_overhead),
         layer_group_overhead_ns=_overhead_ns("--layer-group-overhead", args.layer_group_overhead),
         long_prompt_tokens=args.long_prompt_tokens,
@@ -277,6 +282,12 @@ def _check_numbers(args: argparse.Namespace) -> None:
             "",
             "--network-backend",
             f"{args.network_backend}: --engine-binary brings its own network; drop one of the two",
+        )
+    if args.enable_attn_prediction and args.latency_source not in ("auto", PREDICTED):
+        raise InputError(
+            "",
+            "--enable-attn-prediction",
+            f"needs --latency-source {PREDICTED}, not {args.latency_source}: only tables have a predictor",
         )
     if not 0 < args.npu_memory_utilization <= 1:
         raise InputError(

@@ -72,6 +72,8 @@ class SimulationConfig:
     profile_dir: Path | None = None
     packed_decode: bool = True
     """Price decode attention as vLLM's kernels run it, see LatencyQuery."""
+    attn_prediction: bool = False
+    """Take attention from the predictor beside the latency tables."""
     step_overhead_ns: int | None = None
     """Launch and host time of every iteration; None: what the latency source of each instance says."""
     layer_group_overhead_ns: int | None = None

@@ -2,7 +2,7 @@
 
 ``python -m llm_profile.calibrate --profiles DIR --hardware A6000`` prints the ``coefficients`` and ``fit``
 sections of ``hardware/A6000.yaml``, whose datasheet part must exist; with ``--check`` it prints how far the
-description is from the tables. Of mixture-of-experts models only the attention is fitted.
+description is from the tables. Of mixture-of-experts models attention, router and experts are fitted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
 from llm_profile.calibrate_check import Errors, decode_ns, error_table, prefill_ns, table_text
-from llm_profile.calibrate_runs import FIT_RUN, fit_run, max_tokens, run_errors
+from llm_profile.calibrate_moe import fit_moe, fit_router
+from llm_profile.calibrate_runs import FIT_RUN, fit_run, fitted_range, run_errors
 from llm_profile.hardware import (
     Coefficients,
     Decode,
@@ -34,14 +34,10 @@ from llm_profile.hardware import (
 from llm_profile.layers import GEMM_LAYERS, fused_shape, layer_shape
 from llm_profile.least_squares import fit_positive
 from llm_profile.profiles import Profile, read_profiles
-from llm_profile.roofline import (
-    ELEMENTWISE_CLASS,
-    elementwise_ns,
-    gemm_ns,
-    kernel_layers,
-)
+from llm_profile.roofline import ELEMENTWISE_CLASS, kernel_layers
+from llm_profile.roofline_formulas import elementwise_ns, gemm_ns
+from llm_profile.table_csv import Floats
 
-Floats = NDArray[np.float64]
 Samples = tuple[Floats, Floats, Floats]
 FIT_TOKENS = 100
 """Token counts of a curve that a fit looks at, half of them evenly spaced, half geometrically."""
@@ -72,11 +68,14 @@ def fit(card: Hardware, profiles: Sequence[Profile]) -> Coefficients:
     classes = {name: fit_elementwise(card, dense, name) for name in sorted(set(ELEMENTWISE_CLASS.values()))}
     prefilled = _trusted_prefills(profiles)
     decoded = [profile for profile in profiles if profile.decode]
+    gemm = fit_gemm(card, dense)
     return Coefficients(
-        gemm=fit_gemm(card, dense),
+        gemm=gemm,
         **classes,
         prefill=fit_prefill(card, profiles) if prefilled else Prefill(),
         decode=fit_decode(card, decoded) if decoded else Decode(),
+        router=fit_router(card, profiles, gemm),
+        moe=fit_moe(card, profiles),
     )
 
 
@@ -257,9 +256,21 @@ def fit_text(card: Hardware, profiles: Sequence[Profile]) -> str:
     record = {
         "data": "tables of " + ", ".join(profile.key for profile in profiles),
         "max_tokens": max(max(points) for profile in profiles for points in profile.layers.values()),
+        **_attention_range(profiles),
         "errors": _rounded_errors(error_table(fitted, profiles)),
     }
     return _yaml({"coefficients": fitted.coefficients.model_dump(), "fit": record})
+
+
+def _attention_range(profiles: Sequence[Profile]) -> dict[str, int]:
+    """Largest prefill and decode batches that were fitted."""
+    prefills = [(n, c) for p in profiles for n, c, _ in (p.prefill_samples(), p.prompt_samples())]
+    decodes = [p.decode_samples() for p in profiles]
+    return {
+        "max_keys": int(max((n + c).max(initial=0) for n, c in prefills)),
+        "max_requests": int(max(n.max(initial=0) for n, _, _ in decodes)),
+        "max_kv": int(max(kv.max(initial=0) for _, kv, _ in decodes)),
+    }
 
 
 def run_text(card: Hardware, folder: Path) -> str:
@@ -268,7 +279,7 @@ def run_text(card: Hardware, folder: Path) -> str:
     fitted = card.model_copy(update={"coefficients": coefficients, "step_overhead_ns": overhead_ns})
     record = {
         "data": f"iterations of a recorded vLLM run ({FIT_RUN})",
-        "max_tokens": max_tokens(folder),
+        **fitted_range(folder),
         "errors": _rounded_errors(run_errors(fitted, folder)),
     }
     return _yaml({"step_overhead_ns": overhead_ns, "coefficients": coefficients.model_dump(), "fit": record})

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_profile.calibrate_moe import gate_ns, gate_samples, moe_ns
 from llm_profile.hardware import Coefficients, Decode, Hardware, Prefill
-from llm_profile.layers import BLOCK_LAYERS
+from llm_profile.layers import BLOCK_LAYERS, GATE
 from llm_profile.profiles import Profile
 from llm_profile.roofline import AttentionRoofline, RooflineLatencyModel
 
@@ -59,6 +60,11 @@ def _comparisons(
     n, total, ns = profile.decode_samples()
     if n.size:
         rows.append(("decode", decode_ns(card, profile, coefficients.decode, n, total), ns))
+    if GATE in profile.layers and profile.model.is_moe:
+        tokens, ns = gate_samples(profile)
+        rows.append(("gate", gate_ns(card, profile, coefficients.gemm, coefficients.router, tokens), ns))
+    if profile.experts.size:
+        rows.append(("moe", moe_ns(card, profile, coefficients.moe, profile.experts), profile.experts[:, 2]))
     return rows
 
 

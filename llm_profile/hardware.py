@@ -106,6 +106,34 @@ class Decode(_Part):
     sharpness: Sharpness = 2.0
 
 
+class Moe(_Part):
+    """``fixed + sum over experts with tokens of (expert + pnorm(bytes / (bandwidth * memory_efficiency), flops /
+    (peak * compute_efficiency)))``.
+
+    An expert's weights are read once if it got tokens; its tokens are rounded up to ``block_tokens`` rows of a
+    matrix kernel. Experts that run one after the other, as in the published tables, pay their launches in
+    ``expert_ns``; grouped kernels (vLLM's) pay one ``fixed_ns``.
+    """
+
+    fixed_ns: NonNegative = 20000.0
+    expert_ns: NonNegative = 0.0
+    memory_efficiency: PositiveFloat = 0.9
+    compute_efficiency: PositiveFloat = 0.55
+    block_tokens: PositiveInt = 16
+    sharpness: Sharpness = 4.0
+
+
+class Router(_Part):
+    """``matrix + fixed + token_ns * tokens``: a matrix kernel, softmax and the choice of experts.
+
+    ``in_experts``: the router was measured with the experts and takes no time of its own.
+    """
+
+    fixed_ns: NonNegative = 5000.0
+    token_ns: NonNegative = 1.0
+    in_experts: bool = False
+
+
 class Coefficients(_Part):
     """What is fitted; the defaults are generic values for a card of which only the datasheet is known."""
 
@@ -116,6 +144,8 @@ class Coefficients(_Part):
     embedding: Elementwise = Elementwise()
     prefill: Prefill = Prefill()
     decode: Decode = Decode()
+    router: Router = Router()
+    moe: Moe = Moe()
 
 
 class FitError(_Part):
@@ -130,6 +160,12 @@ class Fit(_Part):
 
     data: str
     max_tokens: PositiveInt = 2048
+    """Largest token count of a layer; times beyond it, and attention beyond the next three, are extrapolated."""
+    max_keys: NonNegativeInt = 0
+    """Most keys of a prefill, chunk and context together."""
+    max_requests: NonNegativeInt = 0
+    max_kv: NonNegativeInt = 0
+    """Most requests of a decode batch, and most KV tokens of all its requests."""
     errors: dict[str, FitError] = {}
 
 

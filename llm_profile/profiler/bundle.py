@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from llm_profile.bundle_attention import COLUMNS as ATTENTION_COLUMNS
-from llm_profile.bundle_csv import NS_PER_US, TIME_COLUMN
 from llm_profile.bundle_skew import COLUMNS as BUCKET_COLUMNS
 from llm_profile.profiler.plan import Kind
 from llm_profile.profiler.skew_fit import Bucket, SkewSample, skew_samples
 from llm_profile.profiler.tables import Measured
+from llm_profile.table_csv import MICROSECONDS
 
 DENSE_LAYERS = (
     "embedding",
@@ -59,11 +59,11 @@ def bundle_files(measured: Measured, buckets: Sequence[Bucket]) -> dict[str, str
 
 
 def _text(columns: Sequence[str], rows: Iterator[str]) -> str:
-    return "\n".join([",".join((*columns, TIME_COLUMN)), *rows]) + "\n"
+    return "\n".join([",".join((*columns, "time_us")), *rows]) + "\n"
 
 
 def _us(ns: float) -> str:
-    return f"{ns / NS_PER_US:.6g}"
+    return f"{ns / MICROSECONDS.ns:.6g}"
 
 
 def _layer_rows(measured: Measured, kind: Kind) -> Iterator[str]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from llm_profile.layers import LAYERS
+from llm_profile.layers import EXPERT_LAYERS, GATE, LAYERS
+from llm_profile.layers_csv import LAYER_COLUMNS
 from llm_profile.model_config import ModelConfig
 from llm_profile.profiler.plan import Kind, Point
 from llm_profile.profiler.samples import Stats, Times
-from llm_profile.tables_v1 import LAYER_COLUMNS
 
 Measured = Mapping[Point, Times]
 
-EXPERT_LAYERS = ("gate", "expert.w1", "expert.w3", "act_fn", "expert.w2")
-"""Router, and the layers of one expert (gate, up, activation, down), as published tables name them."""
 BACKEND = "TORCH_SDPA"
 _STATISTICS = ("min", "max", "mean", "median", "std")
 _SHAPE_COLUMNS = (
@@ -56,7 +54,7 @@ def _text(columns: tuple[str, ...] | list[str], rows: Iterator[str]) -> str:
 def _layer_rows(measured: Measured, tp_size: int) -> Iterator[str]:
     """Rows by token count, then in the order of a forward pass; ``attn`` is a prompt without history."""
     rows: dict[tuple[int, int], str] = {}
-    order = [*LAYERS, *(name for name in EXPERT_LAYERS if name not in LAYERS)]
+    order = [*LAYERS, *(name for name in (GATE, *EXPERT_LAYERS) if name not in LAYERS)]
     kinds = (Kind.SPLIT_LAYERS, Kind.EXPERT, Kind.SEQUENCES)
     for point, times in measured.items():
         prompt = point.kind == Kind.ATTENTION and point.key[1:] == (0, 0, 0)

@@ -127,6 +127,10 @@ def test_the_run_that_the_cases_break_is_itself_fine(tmp_path, run):
         ("--log-interval inf", "--log-interval: inf: must be between 1e-9 and 1e9 seconds"),
         (f"--num-req {10**30}", f"--num-req: {10**30}: must be at most {10**12}"),
         (f"--block-size {10**30}", f"--block-size: {10**30}: must be at most {10**12}"),
+        (
+            "--enable-attn-prediction --latency-source bundle",
+            "--enable-attn-prediction: needs --latency-source tables, not bundle: only tables have a predictor",
+        ),
         ("--npu-memory-utilization 0", "--npu-memory-utilization: 0: must be in (0, 1], such as 0.9"),
         ("--npu-memory-utilization 2", "--npu-memory-utilization: 2: must be in (0, 1], such as 0.9"),
         ("--npu-memory-utilization nan", "--npu-memory-utilization: nan: must be in (0, 1], such as 0.9"),
@@ -170,10 +174,6 @@ def test_a_wrong_list_of_iterations_is_named_with_its_value(tmp_path, run, text)
         (
             "--enable-sub-batch-interleaving",
             "--enable-sub-batch-interleaving: sub-batch interleaving is not supported yet",
-        ),
-        (
-            "--enable-attn-prediction",
-            "--enable-attn-prediction: the attention predictor is not supported yet",
         ),
         (
             "--expert-routing-policy RAND",

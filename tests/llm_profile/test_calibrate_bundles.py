@@ -44,4 +44,4 @@ def test_a_missing_file_or_column_is_named(bundle, tmp_path):
     (bundle / "per_sequence.csv").unlink()
     with pytest.raises(InputError) as caught:
         read_profiles(tmp_path, "CARD")
-    assert str(caught.value) == (f"{bundle / 'per_sequence.csv'}: cannot be read: No such file or directory")
+    assert str(caught.value) == (f"{bundle / 'per_sequence.csv'}: no such file; the tables beside it need it")

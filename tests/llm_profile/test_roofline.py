@@ -178,10 +178,8 @@ def test_a_datasheet_alone_gives_estimates(tmp_path, monkeypatch):
 def test_attention_of_a_card_without_measured_decodes_is_estimated():
     model = open_latency_model(LatencyQuery("RTX3090", LLAMA, 1))
     assert model.name == "calibrated:RTX3090"
-    assert [model.source(layer, 10) for layer in ("q_proj", "attn")] == [
-        Source.INTERPOLATED,
-        Source.ESTIMATED,
-    ]
+    assert model.source("q_proj", 10) is Source.INTERPOLATED
+    assert model.attention_source(NONE, NONE, np.array([10])) is Source.ESTIMATED
 
 
 def test_calibrated_numbers_say_whether_they_are_inside_the_fit():
@@ -218,7 +216,7 @@ def test_packed_decode_is_named_and_counts_as_estimated():
     query = LatencyQuery("A6000", load_model_config("meta-llama/Llama-3.1-8B"), 1, packed_decode=True)
     latency = open_latency_model(query, "calibrated")
     assert latency.name == "calibrated:A6000:packed"
-    assert latency.source("attn", 1000) is Source.ESTIMATED
+    assert latency.attention_source(NONE, NONE, np.array([1000])) is Source.ESTIMATED
     assert latency.source("q_proj", 128) is Source.INTERPOLATED
 
 
