@@ -99,6 +99,7 @@ class _Builder:
             "enable_chunked_prefill",
             "reserve_full_isl",
             "prioritize_prefill",
+            "async_scheduling",
             "scheduling_policy",
             "block_size",
         )
@@ -113,6 +114,13 @@ class _Builder:
                 f"{path}.long_prefill_token_threshold",
                 f"{settings.long_prefill_token_threshold}: needs chunked prefill; set it (here, or by "
                 "--long-prefill-token-threshold) to 0, or enable chunked prefill",
+            )
+        if settings.async_scheduling and section.pd_type is not None:
+            raise InputError(
+                self._file,
+                f"{path}.async_scheduling",
+                f"true: is not supported yet for {section.pd_type} instances; set it (here, or by "
+                "--no-async-scheduling) to false",
             )
         if settings.scheduling_policy not in policy_names():
             raise InputError(

@@ -96,6 +96,12 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
         help="admit a request only if its whole prompt fits into the free KV blocks",
     )
     group.add_argument(
+        "--async-scheduling",
+        action=toggle,
+        default=False,
+        help="form each batch while the one before runs, as newer vLLM does by default",
+    )
+    group.add_argument(
         "--gen", action="store_true", help="turn the prefill phase off: prompts are in the KV cache already"
     )
 
@@ -179,6 +185,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
             prioritize_prefill=args.prioritize_prefill,
             scheduling_policy=args.scheduling_policy,
             skip_prefill=args.gen,
+            async_scheduling=args.async_scheduling,
         ),
         weight_bits=weight_bits,
         kv_bits=kv_bits,

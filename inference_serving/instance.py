@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.kv_cache import KvCache
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import Scheduler
 from inference_serving.trace_generator import TraceGenerator
 from llm_profile.latency import LatencyModel
+
+
+@dataclass(slots=True)
+class Formed:
+    """A batch that has been formed and not yet submitted; the host has prepared it by ``ready_ns``."""
+
+    batch: Batch
+    outgoing: dict[int, list[tuple[Request, int]]]
+    ready_ns: int
 
 
 @dataclass(slots=True)
@@ -34,7 +44,8 @@ class Instance:
         self.instance_id = spec.instance_id
         self.latency = latency
         self.kv_cache = KvCache(spec.memory.kv_blocks, spec.scheduler.block_size)
-        self.scheduler = Scheduler(
+        make = AsyncScheduler if spec.scheduler.async_scheduling else Scheduler
+        self.scheduler = make(
             spec.scheduler,
             self.kv_cache,
             hands_over=spec.role is Role.PREFILL,
@@ -42,6 +53,8 @@ class Instance:
         )
         self.traces = TraceGenerator(spec, latency)
         self.in_flight: InFlight | None = None
+        self.ahead: Formed | None = None
+        self.host_free_ns = 0
         self.iterations = 0
         self._unfinished = 0
 

@@ -16,6 +16,8 @@ class SchedulerSettings:
 
     ``max_num_seqs``, ``max_num_batched_tokens`` and ``long_prefill_token_threshold`` of 0 mean no limit.
     ``reserve_full_isl`` admits a request only if its whole prompt fits into the free KV blocks.
+    ``async_scheduling`` forms each batch while the one before runs, see
+    :class:`~inference_serving.async_scheduler.AsyncScheduler`.
     """
 
     max_num_seqs: int = 0
@@ -27,6 +29,7 @@ class SchedulerSettings:
     prioritize_prefill: bool = False
     scheduling_policy: str = "fcfs"
     skip_prefill: bool = False
+    async_scheduling: bool = False
 
     @property
     def token_budget(self) -> int:

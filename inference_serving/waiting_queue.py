@@ -40,5 +40,9 @@ class WaitingQueue:
         """Take out the request at ``index``."""
         return self._entries.pop(index)[2]
 
+    def remove(self, request: Request) -> None:
+        """Take out a request that does not wait any more."""
+        self._entries = [entry for entry in self._entries if entry[2] is not request]
+
     def __getitem__(self, index: int) -> Request:
         return self._entries[index][2]
