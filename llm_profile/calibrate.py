@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
 from llm_profile.calibrate_check import Errors, decode_ns, error_table, prefill_ns, table_text
+from llm_profile.calibrate_mixed import fit_mixed
 from llm_profile.calibrate_runs import FIT_RUN, fit_run, max_tokens, run_errors
 from llm_profile.hardware import (
     Coefficients,
@@ -69,15 +70,18 @@ LIMITS = {
 def fit(card: Hardware, profiles: Sequence[Profile]) -> Coefficients:
     """Fit every layer class and attention; what was not measured keeps its generic values."""
     dense = [profile for profile in profiles if not profile.model.is_moe]
-    classes = {name: fit_elementwise(card, dense, name) for name in sorted(set(ELEMENTWISE_CLASS.values()))}
+    classes: dict[str, Any] = {
+        name: fit_elementwise(card, dense, name) for name in sorted(set(ELEMENTWISE_CLASS.values()))
+    }
     prefilled = _trusted_prefills(profiles)
     decoded = [profile for profile in profiles if profile.decode]
-    return Coefficients(
+    fitted = Coefficients(
         gemm=fit_gemm(card, dense),
         **classes,
         prefill=fit_prefill(card, profiles) if prefilled else Prefill(),
         decode=fit_decode(card, decoded) if decoded else Decode(),
     )
+    return fitted.model_copy(update={"mixed": fit_mixed(card, profiles, fitted)})
 
 
 def fit_gemm(card: Hardware, profiles: Sequence[Profile]) -> Gemm:

@@ -28,11 +28,12 @@ _LAYERS = {
 """Our layers by the bundle's; q_proj and gate_proj stand for the fused kernels, q_proj with its norms too."""
 
 
-def read_bundle(folder: Path) -> tuple[dict[str, dict[int, float]], Points, Points]:
-    """(layers, prefill, decode) in ns: by layer and tokens; by chunk and context; by requests and total KV.
+Batch = tuple[int, int, int, int, float]
+"""(chunk, context, decodes, KV of each, ns) of a batch of one prefill and decodes."""
 
-    Batches of both prefill and decode are left out.
-    """
+
+def read_bundle(folder: Path) -> tuple[dict[str, dict[int, float]], Points, Points, list[Batch]]:
+    """(layers, prefill, decode, mixed) in ns: by layer and tokens; chunk and context; requests and total KV."""
     layers: dict[str, dict[int, float]] = {}
     for file, key in ((folder / "dense.csv", "tokens"), (folder / "per_sequence.csv", "sequences")):
         for name, tokens, us in _rows(file, ("layer", key, "time_us")):
@@ -41,6 +42,7 @@ def read_bundle(folder: Path) -> tuple[dict[str, dict[int, float]], Points, Poin
                 points[int(tokens)] = points.get(int(tokens), 0.0) + 1e3 * float(us)
     prefill: Points = {}
     decode: Points = {}
+    mixed: list[Batch] = []
     columns = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
     for row in _rows(folder / "attention.csv", columns):
         chunk, context, requests, kv = (int(text) for text in row[:4])
@@ -48,7 +50,9 @@ def read_bundle(folder: Path) -> tuple[dict[str, dict[int, float]], Points, Poin
             prefill.setdefault(chunk, {})[context] = 1e3 * float(row[4])
         elif chunk == 0:
             decode.setdefault(requests, {})[requests * kv] = 1e3 * float(row[4])
-    return layers, prefill, decode
+        else:
+            mixed.append((chunk, context, requests, kv, 1e3 * float(row[4])))
+    return layers, prefill, decode, mixed
 
 
 def _rows(file: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_profile.attention_roofline import AttentionRoofline
+from llm_profile.calibrate_mixed import mixed_ns
 from llm_profile.hardware import Coefficients, Decode, Hardware, Prefill
 from llm_profile.layers import BLOCK_LAYERS
 from llm_profile.profiles import Profile
-from llm_profile.roofline import AttentionRoofline, RooflineLatencyModel
+from llm_profile.roofline import RooflineLatencyModel
 
 Floats = NDArray[np.float64]
 Errors = dict[str, tuple[float, float]]
@@ -59,11 +61,14 @@ def _comparisons(
     n, total, ns = profile.decode_samples()
     if n.size:
         rows.append(("decode", decode_ns(card, profile, coefficients.decode, n, total), ns))
+    if profile.mixed.size:
+        rows.append(("mixed", mixed_ns(card, profile, coefficients, profile.mixed[:4]), profile.mixed[4]))
     return rows
 
 
 def _attention(card: Hardware, profile: Profile, prefill: Prefill, decode: Decode) -> AttentionRoofline:
-    return AttentionRoofline(card, prefill, decode, profile.query(card.name), card.memory.bandwidth_gbps)
+    both = Coefficients.model_construct(prefill=prefill, decode=decode)
+    return AttentionRoofline(card, both, profile.query(card.name), card.memory.bandwidth_gbps)
 
 
 def prefill_ns(card: Hardware, profile: Profile, c: Prefill, n: Floats, context: Floats) -> Floats:

@@ -106,6 +106,18 @@ class Decode(_Part):
     sharpness: Sharpness = 2.0
 
 
+class Mixed(_Part):
+    """Decodes in the kernel of a prefill, on cards where one kernel serves both (``shared_attention_kernel``).
+
+    Every request and head gets as many tiles as the longest chunk. The tile of a decode takes ``tile_ns``, and
+    ``walk`` times as long as a prefill's for each key (in blocks of 64); a tile without queries ``empty_ns``.
+    """
+
+    tile_ns: NonNegative = 3000.0
+    empty_ns: NonNegative = 440.0
+    walk: PositiveFloat = 1.1
+
+
 class Coefficients(_Part):
     """What is fitted; the defaults are generic values for a card of which only the datasheet is known."""
 
@@ -116,6 +128,7 @@ class Coefficients(_Part):
     embedding: Elementwise = Elementwise()
     prefill: Prefill = Prefill()
     decode: Decode = Decode()
+    mixed: Mixed = Mixed()
 
 
 class FitError(_Part):
@@ -153,6 +166,13 @@ class Hardware(_Part):
     coefficients: Coefficients | None = None
     """Absent: generic efficiencies, and results are labelled estimated."""
     fit: Fit | None = None
+
+
+def peak_flops_per_ns(card: Hardware, bits: int) -> float:
+    """Peak of ``bits``-wide arithmetic; what the datasheet does not name is derived from fp16."""
+    peak = card.peak_tflops
+    tflops = {8: peak.fp8 or peak.fp16, 16: peak.fp16, 32: peak.fp32 or peak.fp16 / 2}[bits]
+    return tflops * 1e3
 
 
 def hardware_dirs() -> tuple[Path, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_measured
 from llm_profile.attention_v1 import Points
-from llm_profile.calibrate_bundles import read_bundle
+from llm_profile.calibrate_bundles import Batch, read_bundle
 from llm_profile.layers import GATE_UP_LAYERS, QKV_LAYERS
 from llm_profile.model_config import ModelConfig, load_model_config
 from llm_profile.protocol import LatencyQuery
@@ -32,6 +32,8 @@ class Profile:
     layers: dict[str, dict[int, float]]
     prefill: Points
     decode: Points
+    mixed: Floats = field(default_factory=lambda: np.empty((5, 0)))
+    """Batches of a prefill and decodes: chunk, context, decodes, KV of each, ns; shape [5, batches]."""
 
     @property
     def key(self) -> str:
@@ -114,16 +116,18 @@ def read_profiles(folder: Path, hardware: str) -> list[Profile]:
     root = folder / hardware
     profiles = []
     for file in sorted([*root.rglob("layers.csv"), *root.rglob("dense.csv")]):
+        mixed: list[Batch] = []
         tp_size = int(file.parent.name.removeprefix("tp"))
         if file.name == "dense.csv":
             model = load_model_config(file.parents[2].relative_to(root).as_posix())
-            layers, prefill, decode = read_bundle(file.parent)
+            layers, prefill, decode, mixed = read_bundle(file.parent)
         else:
             model = load_model_config(file.parents[1].relative_to(root).as_posix())
             attention = file.parent / "attention.csv"
             prefill, decode = read_measured(attention, model, tp_size) if attention.is_file() else ({}, {})
             layers = {layer: dict(points) for layer, points in read_layer_points(file, tp_size).items()}
-        profiles.append(Profile(model, tp_size, layers, prefill, decode))
+        batches = np.array(mixed, dtype=np.float64).reshape(-1, 5).T
+        profiles.append(Profile(model, tp_size, layers, prefill, decode, batches))
     if not profiles:
         raise InputError(root, "", "no tables ({model}/tp{N}/layers.csv) here")
     return profiles

@@ -17,6 +17,7 @@ LIMITS = {
     "prefill": (0.08, 0.2),
     "prompt": (0.16, 0.43),
     "decode": (0.06, 0.19),
+    "mixed": (0.07, 0.2),
 }
 """Median and 90th percentile by kind of measurement."""
 NONE = tokens()
