@@ -45,6 +45,8 @@ class AttentionRoofline:
         self._request_ns = decode.head_ns * heads
         read_heads = kv_heads if decode.gqa_packed else heads
         self._kv_token_ns = read_heads * head_bytes / (bandwidth_gbps * decode.efficiency)
+        self._cold_token_ns = kv_heads * head_bytes * decode.cold / bandwidth_gbps
+        self._cold_tokens = card.cache_mb * 1e6 / (kv_heads * head_bytes)
         self.floor_ns = kv_bytes_per_token(query.model, query.tp_size, query.kv_bits) / bandwidth_gbps
         self._read_ns = self.floor_ns / min(1.0, decode.efficiency)
 
@@ -64,6 +66,8 @@ class AttentionRoofline:
         """Time of a decode batch without fixed cost and read floor; ``block_kv`` sums rounded-up lengths."""
         p = self._decode.sharpness
         together = requests * self._request_ns + block_kv * self._kv_token_ns
+        if self._cold_token_ns:
+            together = together + np.minimum(block_kv, self._cold_tokens) * self._cold_token_ns
         longest = longest_kv * self._decode_stream_ns
         time: Number = (together**p + longest**p) ** (1 / p)
         return time
@@ -82,7 +86,7 @@ class AttentionRoofline:
             fixed = self._prefill.fixed_ns
             total = self._prefills_ns(prefill_q, prefill_context)
         if decode_kv.size:
-            fixed = max(fixed, self._decode.fixed_ns)
+            fixed = max(fixed, self._decode.fixed_ns * (self._decode.lone if decode_kv.size == 1 else 1))
             block_kv = _in_blocks(decode_kv, self._decode.block_tokens)
             decode = self.decode_ns(float(decode_kv.size), block_kv, int(decode_kv.max()))
             total += max(decode, block_kv * self.floor_ns)

@@ -56,7 +56,17 @@ BLOCK_WEIGHT = 4
 TILE_ROWS = (32, 64, 128)
 LONG_PROMPT = 512
 """Tokens from which whole prompts join a fit of a card that has measured chunks."""
-DECODE_START = {"fixed_ns": 3e3, "head_ns": 5.0, "efficiency": 0.8, "stream_gbps": 15.0, "sharpness": 3.0}
+DECODE_START = {
+    "fixed_ns": 3e3,
+    "head_ns": 5.0,
+    "efficiency": 0.8,
+    "cold": 0.1,
+    "lone": 0.8,
+    "stream_gbps": 15.0,
+    "sharpness": 3.0,
+}
+EQUAL = 1.02
+"""Ratio of two losses that tells nothing about which fit is right."""
 BLOCK_TOKENS = (1, 16, 32, 64, 128)
 LIMITS = {
     "sharpness": (1.0, 16.0),
@@ -64,6 +74,7 @@ LIMITS = {
     "working_set": (0.5, 64.0),
     "tail": (0.0, 1.5),
     "stream_gbps": (0.0, 1e4),
+    "lone": (0.1, 1.0),
 }
 
 
@@ -172,23 +183,31 @@ def _trusted_prefills(profiles: Sequence[Profile]) -> list[tuple[Profile, Sample
 
 
 def fit_decode(card: Hardware, profiles: Sequence[Profile]) -> Decode:
-    """Coefficients of decode attention; tries K/V read once or for each query head, and block sizes."""
+    """Coefficients of decode attention; tries block sizes, and K/V read once or for each query head.
+
+    Models of one head ratio cannot tell how often K/V is read; then the efficiency nearer to 1 decides.
+    """
+    fits = [min(_decode_fits(card, profiles, packed), key=lambda fit: fit[0]) for packed in (True, False)]
+    least = min(loss for loss, _ in fits)
+    equal = [decode for loss, decode in fits if loss <= EQUAL * least]
+    return min(equal, key=lambda decode: abs(np.log(decode.efficiency)))
+
+
+def _decode_fits(card: Hardware, profiles: Sequence[Profile], packed: bool) -> list[tuple[float, Decode]]:
+    """(loss, coefficients) for every block size."""
     samples = [(p, _thinned(p.decode_samples())) for p in profiles]
     measured = np.concatenate([s[2] for _, s in samples])
-    best: tuple[float, Decode] | None = None
+    fits = []
     for block_tokens in BLOCK_TOKENS:
-        for gqa_packed in (True, False):
-            choice: dict[str, Any] = {"block_tokens": block_tokens, "gqa_packed": gqa_packed}
+        choice: dict[str, Any] = {"block_tokens": block_tokens, "gqa_packed": packed}
 
-            def predict(values: dict[str, Any], choice: dict[str, Any] = choice) -> Floats:
-                c = Decode.model_construct(**_within_limits(values), **choice)
-                return np.concatenate([decode_ns(card, p, c, n, total) for p, (n, total, _) in samples])
+        def predict(values: dict[str, Any], choice: dict[str, Any] = choice) -> Floats:
+            c = Decode.model_construct(**_within_limits(values), **choice)
+            return np.concatenate([decode_ns(card, p, c, n, total) for p, (n, total, _) in samples])
 
-            values, loss = fit_positive(predict, measured, DECODE_START)
-            if best is None or loss < best[0]:
-                best = loss, Decode(**_rounded(_within_limits(values)), **choice)
-    assert best is not None
-    return best[1]
+        values, loss = fit_positive(predict, measured, DECODE_START)
+        fits.append((loss, Decode(**_rounded(_within_limits(values)), **choice)))
+    return fits
 
 
 def _thinned_curve(points: dict[int, float]) -> tuple[Floats, Floats]:

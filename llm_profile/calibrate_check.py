@@ -80,4 +80,5 @@ def prefill_ns(card: Hardware, profile: Profile, c: Prefill, n: Floats, context:
 def decode_ns(card: Hardware, profile: Profile, c: Decode, n: Floats, total: Floats) -> Floats:
     """Predicted time of measured batches, in which all requests have the same KV length."""
     block_kv = n * np.ceil(total / n / c.block_tokens) * c.block_tokens
-    return c.fixed_ns + _attention(card, profile, Prefill(), c).decode_ns(n, block_kv, total / n)
+    fixed_ns = c.fixed_ns * np.where(n == 1, c.lone, 1.0)
+    return fixed_ns + _attention(card, profile, Prefill(), c).decode_ns(n, block_kv, total / n)

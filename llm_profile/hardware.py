@@ -90,16 +90,19 @@ class Prefill(_Part):
 
 
 class Decode(_Part):
-    """``fixed + pnorm(longest, head_ns * heads * n + sum(KV bytes) / (bandwidth * efficiency))``.
+    """``fixed + pnorm(longest, head_ns * heads * n + (KV / efficiency + cold * min(KV, cache)) / bandwidth)``.
 
     ``longest`` is one head's pass over the longest KV at ``stream_gbps``. KV lengths are rounded up to
     ``block_tokens``. With ``gqa_packed`` a K/V head is read once for all its query heads, else once for each
-    (kernels without grouped-query packing).
+    (kernels without grouped-query packing). ``cold`` is what each byte of KV takes longer until the batch has
+    replaced the contents of the cache; ``lone`` times ``fixed`` is the fixed cost of a single request.
     """
 
     fixed_ns: NonNegative = 4000.0
     head_ns: NonNegative = 1.0
     efficiency: PositiveFloat = 0.85
+    cold: NonNegative = 0.0
+    lone: Annotated[float, Field(gt=0, le=1)] = 1.0
     stream_gbps: PositiveFloat = 400.0
     block_tokens: PositiveInt = 16
     gqa_packed: bool = True
