@@ -75,6 +75,9 @@ LIMITS = {
     "tail": (0.0, 1.5),
     "stream_gbps": (0.0, 1e4),
     "lone": (0.1, 1.0),
+    "padding": (0.0, 1.0),
+    "memory_efficiency": (0.0, 0.99),
+    "compute_efficiency": (0.0, 0.99),
 }
 
 
@@ -121,7 +124,7 @@ def fit_gemm(card: Hardware, profiles: Sequence[Profile]) -> Gemm:
         ]
         return np.concatenate(times)
 
-    start = Gemm().model_dump(exclude=set(fused))
+    start = Gemm().model_dump(exclude=set(fused)) | {"padding": 0.5}
     return Gemm(**_best(predict, np.concatenate([ns for _, _, ns in curves]), [start]), **fused)
 
 

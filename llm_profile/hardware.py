@@ -45,8 +45,9 @@ class PeakTflops(_Part):
 class Gemm(_Part):
     """``fixed + pnorm(bytes / (bandwidth * memory_efficiency), flops * fill / (peak * compute_efficiency))``.
 
-    ``fill = 1 + wave * multiprocessors * 128^2 / (tokens * output_width)``: a matrix of few 128 x 128 tiles
-    cannot fill the card. With ``fused_qkv``, q_proj stands for q, k and v in one kernel and the other two
+    ``fill = (tokens + padding * (whole tiles of 128 tokens - tokens) + wave * multiprocessors * 128^2 /
+    output_width) / tokens``: kernels compute part of what is missing of a tile, and a matrix of few 128 x 128
+    tiles cannot fill the card. With ``fused_qkv``, q_proj stands for q, k and v in one kernel and the other two
     take no time; with ``fused_gate_up``, gate_proj for gate and up.
     """
 
@@ -54,6 +55,7 @@ class Gemm(_Part):
     memory_efficiency: PositiveFloat = 0.93
     compute_efficiency: PositiveFloat = 0.72
     wave: NonNegative = 0.07
+    padding: Annotated[float, Field(ge=0, le=1)] = 0.0
     sharpness: Sharpness = 2.5
     fused_qkv: bool = False
     fused_gate_up: bool = False

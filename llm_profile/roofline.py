@@ -39,6 +39,8 @@ from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
 Floats = NDArray[np.float64]
 TILE = 128
 """Side of an output tile of a matrix kernel, in elements."""
+LEAST_TILE = 16
+"""Tokens of the smallest tile: few tokens are computed in tiles of 16, 32 or 64."""
 BITS = (8, 16, 32)
 MLP_LAYERS = ("gate_proj", "up_proj", "act_fn", "down_proj")
 ELEMENTWISE_CLASS = {
@@ -71,7 +73,9 @@ def gemm_ns(
     memory_ns = (shape.weight_elements * weight_bits / 8 + activations) / (
         bandwidth_gbps * c.memory_efficiency
     )
-    filled = tokens + c.wave * card.multiprocessors * TILE**2 / shape.output_width
+    tile = np.clip(2 ** np.ceil(np.log2(np.maximum(tokens, 1))), LEAST_TILE, TILE)
+    filled = tokens + c.padding * (np.ceil(tokens / tile) * tile - tokens)
+    filled += c.wave * card.multiprocessors * TILE**2 / shape.output_width
     peak = peak_flops_per_ns(card, weight_bits) * c.compute_efficiency
     return c.fixed_ns + pnorm(memory_ns, shape.flops_per_token * filled / peak, c.sharpness)
 
