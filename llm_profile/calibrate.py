@@ -18,7 +18,14 @@ import yaml
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
-from llm_profile.calibrate_check import Errors, decode_ns, error_table, prefill_ns, table_text
+from llm_profile.calibrate_check import (
+    Errors,
+    decode_ns,
+    error_table,
+    held_out_errors,
+    prefill_ns,
+    table_text,
+)
 from llm_profile.calibrate_mixed import fit_mixed
 from llm_profile.calibrate_runs import FIT_RUN, fit_run, max_tokens, run_errors
 from llm_profile.hardware import (
@@ -255,6 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profiles", type=Path, required=True, help="folder with {hardware}/{model}/tp{N}")
     parser.add_argument("--hardware", required=True, help="name of the card")
     parser.add_argument("--check", action="store_true", help="print the errors of the existing description")
+    parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="print the errors of each model when only the others are fitted",
+    )
     options = parser.parse_args(arguments)
     try:
         file = find_hardware(options.hardware)
@@ -267,6 +279,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(table_text(card.name, run_errors(card, runs)) if options.check else run_text(card, runs))
             return 0
         profiles = read_profiles(options.profiles, options.hardware)
+        if options.held_out:
+            print(table_text(card.name, held_out_errors(card, profiles, fit)))
+            return 0
         print(
             table_text(card.name, error_table(card, profiles)) if options.check else fit_text(card, profiles)
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from astra_sim.input_error import InputError
 from llm_profile.attention_roofline import AttentionRoofline
 from llm_profile.calibrate_mixed import mixed_ns
 from llm_profile.hardware import Coefficients, Decode, Hardware, Prefill
@@ -16,6 +17,21 @@ from llm_profile.roofline import RooflineLatencyModel
 
 Floats = NDArray[np.float64]
 Errors = dict[str, tuple[float, float]]
+
+
+def held_out_errors(
+    card: Hardware, profiles: Sequence[Profile], fit: Callable[[Hardware, Sequence[Profile]], Coefficients]
+) -> Errors:
+    """:func:`error_table` of each model under coefficients that were fitted to the other models alone."""
+    names = sorted({profile.model.name for profile in profiles})
+    errors: Errors = {}
+    for name in names:
+        others = [profile for profile in profiles if profile.model.name != name]
+        if all(profile.model.is_moe for profile in others):
+            raise InputError("", "--held-out", f"{card.name} has no other dense model than {name}")
+        fitted = card.model_copy(update={"coefficients": fit(card, others)})
+        errors |= error_table(fitted, [profile for profile in profiles if profile.model.name == name])
+    return errors
 
 
 def table_text(hardware: str, errors: Errors) -> str:
