@@ -108,6 +108,12 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
         help="admit a request only if its whole prompt fits into the free KV blocks",
     )
     group.add_argument(
+        "--async-scheduling",
+        action=toggle,
+        default=False,
+        help="form each batch while the one before runs, as newer vLLM does by default",
+    )
+    group.add_argument(
         "--gen", action="store_true", help="turn the prefill phase off: prompts are in the KV cache already"
     )
 
@@ -223,6 +229,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
             policy_args=_policy_args(args),
             skip_prefill=args.gen,
             enable_prefix_caching=args.enable_prefix_caching,
+            async_scheduling=args.async_scheduling,
         ),
         weight_bits=weight_bits,
         kv_bits=kv_bits,

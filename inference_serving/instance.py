@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
@@ -20,6 +21,15 @@ from inference_serving.routing_target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
 from inference_serving.trace_generator import TraceGenerator
+
+
+@dataclass(slots=True)
+class Formed:
+    """A batch that has been formed and not yet submitted; the host has prepared it by ``ready_ns``."""
+
+    batch: Batch
+    outgoing: dict[int, list[tuple[Request, int]]]
+    ready_ns: int
 
 
 @dataclass(slots=True)
@@ -50,6 +60,8 @@ def make_scheduler(
     settings, hands_over = spec.scheduler, spec.role is Role.PREFILL
     may_admit = None if admission is None else admission.may_admit
     if settings.scheduling_policy in policy_names():
+        if settings.async_scheduling:
+            return AsyncScheduler(settings, kv_cache, may_admit=may_admit)
         return Scheduler(settings, kv_cache, hands_over=hands_over, may_admit=may_admit)
     if spec.role is Role.DECODE:
         return Scheduler(replace(settings, scheduling_policy="fcfs"), kv_cache)
@@ -93,6 +105,8 @@ class Instance:
         self.backlog = PrefillBacklog(self.scheduler, costs)
         self.traces = TraceGenerator(spec, costs.latency)
         self.in_flight: InFlight | None = None
+        self.ahead: Formed | None = None
+        self.host_free_ns = 0
         self.iterations = 0
         self._unfinished = 0
 

@@ -89,14 +89,7 @@ class Scheduler:
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
         self.planned_ns = now_ns
-        limit = self.settings.token_budget
-        preempted_before = -1
-        budget = limit
-        while budget == limit and preempted_before != self.preemptions:
-            # a pass that only preempted has made room: another one may use it
-            preempted_before = self.preemptions
-            budget = self._plan()
-        total = limit - budget
+        total = self.settings.token_budget - self._plan_batch()
         if total == 0:
             return None
         for request in self._admitted:
@@ -108,6 +101,17 @@ class Scheduler:
         in_prompt = context < table.prompt
         prompt_tokens = int(grants.dot(in_prompt)) if np.count_nonzero(in_prompt) else 0
         return Batch(grants, context, total, prompt_tokens, int(np.count_nonzero(grants)))
+
+    def _plan_batch(self) -> int:
+        """Plan until something can run or nobody can make room any more; return the token budget left."""
+        limit = self.settings.token_budget
+        preempted_before = -1
+        budget = limit
+        while budget == limit and preempted_before != self.preemptions:
+            # a pass that only preempted has made room: another one may use it
+            preempted_before = self.preemptions
+            budget = self._plan()
+        return budget
 
     def _plan(self) -> int:
         """Grant tokens to running rows and admit waiting requests; return the token budget left."""
@@ -133,7 +137,7 @@ class Scheduler:
     def complete(self, end_ns: int) -> IterationOutcome:
         """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
         table = self._table
-        finished_rows, generated = table.finish_iteration(end_ns)
+        finished_rows, generated = self._finish_rows(end_ns)
         finished = table.remove(finished_rows) if finished_rows.size else []
         for request in finished:
             request.state = RequestState.FINISHED
@@ -147,6 +151,10 @@ class Scheduler:
         if table.clock.count % _TRIM_CLOCK_EVERY == 0:
             table.trim_clock()
         return IterationOutcome(finished, handed_over, generated)
+
+    def _finish_rows(self, end_ns: int) -> tuple[Int64Array, int]:
+        """Rows whose last token came out at ``end_ns``, and how many tokens came out."""
+        return self._table.finish_iteration(end_ns)
 
     def release(self, request: Request) -> None:
         """Give the request's KV blocks back to this instance's pool."""

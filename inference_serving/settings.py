@@ -16,6 +16,8 @@ class SchedulerSettings:
 
     ``max_num_seqs``, ``max_num_batched_tokens`` and ``long_prefill_token_threshold`` of 0 mean no limit.
     ``reserve_full_isl`` admits a request only if its whole prompt fits into the free KV blocks.
+    ``async_scheduling`` forms each batch while the one before runs, see
+    :class:`~inference_serving.async_scheduler.AsyncScheduler`.
     """
 
     max_num_seqs: int = 0
@@ -30,6 +32,7 @@ class SchedulerSettings:
     """Options of a prefill policy by name, as text; each policy knows its own."""
     skip_prefill: bool = False
     enable_prefix_caching: bool = False
+    async_scheduling: bool = False
 
     @property
     def token_budget(self) -> int:

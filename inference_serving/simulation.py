@@ -12,7 +12,7 @@ from inference_serving.cluster import Cluster, Role
 from inference_serving.controller import make_controller
 from inference_serving.disaggregation import KvMover
 from inference_serving.host_overhead import HostOverhead
-from inference_serving.instance import InFlight, Instance
+from inference_serving.instance import Formed, InFlight, Instance
 from inference_serving.prefill_costs import PrefillCosts, SerialTimes
 from inference_serving.request import Batch, Request
 from inference_serving.request_spec import RequestSpec
@@ -143,20 +143,36 @@ class Simulation:
             self._ready[instance.instance_id] = instance
 
     def _start_iteration(self, instance: Instance) -> None:
+        formed = instance.ahead or self._form(instance)
+        instance.ahead = None
+        if formed is None:
+            return
+        self._submit(instance, formed)
+        if instance.spec.scheduler.async_scheduling:
+            instance.ahead = self._form(instance)
+
+    def _form(self, instance: Instance) -> Formed | None:
         now_ns = self.controller.now_ns
         starved = instance.scheduler.starved
         batch = instance.scheduler.schedule(now_ns)
         if instance.spec.role is Role.DECODE and starved and not instance.scheduler.starved:
             self._wake_prefillers()
         if batch is None:
-            return
+            return None
         outgoing = {}
         if instance.spec.role is Role.PREFILL:
             outgoing = self._mover.tokens_to_send(instance, batch)
-        kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in outgoing.items()}
+        overhead_ns = instance.overhead.before(batch.layer_group)
+        instance.host_free_ns = max(now_ns, instance.host_free_ns) + overhead_ns
+        return Formed(batch, outgoing, instance.host_free_ns)
+
+    def _submit(self, instance: Instance, formed: Formed) -> None:
+        """Start an iteration, as soon as the host has prepared it."""
+        batch, now_ns = formed.batch, self.controller.now_ns
+        kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in formed.outgoing.items()}
         trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs)
-        ticket = self.controller.submit(trace, now_ns + instance.overhead.before(batch.layer_group))
-        self._mover.sent(ticket, outgoing, all_layers=batch.layer_group.is_last)
+        ticket = self.controller.submit(trace, max(now_ns, formed.ready_ns))
+        self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
         instance.in_flight = InFlight(batch, ticket, now_ns)
         self._running[ticket] = instance
         for observer in self._observers:

@@ -28,11 +28,14 @@ _LAYERS = {
 """Our layers by the bundle's; q_proj and gate_proj stand for the fused kernels, q_proj with its norms too."""
 
 
-def read_bundle(folder: Path, query: LatencyQuery) -> tuple[dict[str, dict[int, float]], Points, Points]:
-    """(layers, prefill, decode) in ns: by layer and tokens; by chunk and context; by requests and total KV.
+Batch = tuple[int, int, int, int, float]
+"""(chunk, context, decodes, KV of each, ns) of a batch of one prefill and decodes."""
 
-    Batches of both prefill and decode are left out.
-    """
+
+def read_bundle(
+    folder: Path, query: LatencyQuery
+) -> tuple[dict[str, dict[int, float]], Points, Points, list[Batch]]:
+    """(layers, prefill, decode, mixed) in ns: by layer and tokens; chunk and context; requests and total KV."""
     layers: dict[str, dict[int, float]] = {}
     dense, sampling = read_bundle_layers(folder, query)
     for measured, rows in (*dense.items(), *sampling.items()):
@@ -42,6 +45,7 @@ def read_bundle(folder: Path, query: LatencyQuery) -> tuple[dict[str, dict[int, 
                 points[tokens] = points.get(tokens, 0.0) + ns
     prefill: Points = {}
     decode: Points = {}
+    mixed: list[Batch] = []
     attention = read_attention_rows(folder / "attention.csv", query)
     for (chunk, context, requests, kv), ns in zip(
         attention.keys.tolist(), attention.ns.tolist(), strict=True
@@ -50,4 +54,6 @@ def read_bundle(folder: Path, query: LatencyQuery) -> tuple[dict[str, dict[int, 
             prefill.setdefault(chunk, {})[context] = ns
         elif chunk == 0:
             decode.setdefault(requests, {})[requests * kv] = ns
-    return layers, prefill, decode
+        else:
+            mixed.append((chunk, context, requests, kv, ns))
+    return layers, prefill, decode, mixed

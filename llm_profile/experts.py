@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
-from llm_profile.hardware import Hardware, Moe
+from llm_profile.hardware import Hardware, Moe, peak_flops_per_ns
 from llm_profile.layer_curve import LayerCurve
 from llm_profile.layers import EXPERT_LAYERS, expert_shapes
 from llm_profile.protocol import LatencyQuery, Source
-from llm_profile.roofline_formulas import activation_bytes, peak_flops_per_ns, pnorm
+from llm_profile.roofline_formulas import activation_bytes, pnorm
 from llm_profile.table_csv import Floats
 
 Counts = NDArray[np.int64]

@@ -45,8 +45,9 @@ class PeakTflops(_Part):
 class Gemm(_Part):
     """``fixed + pnorm(bytes / (bandwidth * memory_efficiency), flops * fill / (peak * compute_efficiency))``.
 
-    ``fill = 1 + wave * multiprocessors * 128^2 / (tokens * output_width)``: a matrix of few 128 x 128 tiles
-    cannot fill the card. With ``fused_qkv``, q_proj stands for q, k and v in one kernel and the other two
+    ``fill = (tokens + padding * (whole tiles of 128 tokens - tokens) + wave * multiprocessors * 128^2 /
+    output_width) / tokens``: kernels compute part of what is missing of a tile, and a matrix of few 128 x 128
+    tiles cannot fill the card. With ``fused_qkv``, q_proj stands for q, k and v in one kernel and the other two
     take no time; with ``fused_gate_up``, gate_proj for gate and up.
     """
 
@@ -54,6 +55,7 @@ class Gemm(_Part):
     memory_efficiency: PositiveFloat = 0.93
     compute_efficiency: PositiveFloat = 0.72
     wave: NonNegative = 0.07
+    padding: Annotated[float, Field(ge=0, le=1)] = 0.0
     sharpness: Sharpness = 2.5
     fused_qkv: bool = False
     fused_gate_up: bool = False
@@ -90,16 +92,19 @@ class Prefill(_Part):
 
 
 class Decode(_Part):
-    """``fixed + pnorm(longest, head_ns * heads * n + sum(KV bytes) / (bandwidth * efficiency))``.
+    """``fixed + pnorm(longest, head_ns * heads * n + (KV / efficiency + cold * min(KV, cache)) / bandwidth)``.
 
     ``longest`` is one head's pass over the longest KV at ``stream_gbps``. KV lengths are rounded up to
     ``block_tokens``. With ``gqa_packed`` a K/V head is read once for all its query heads, else once for each
-    (kernels without grouped-query packing).
+    (kernels without grouped-query packing). ``cold`` is what each byte of KV takes longer until the batch has
+    replaced the contents of the cache; ``lone`` times ``fixed`` is the fixed cost of a single request.
     """
 
     fixed_ns: NonNegative = 4000.0
     head_ns: NonNegative = 1.0
     efficiency: PositiveFloat = 0.85
+    cold: NonNegative = 0.0
+    lone: Annotated[float, Field(gt=0, le=1)] = 1.0
     stream_gbps: PositiveFloat = 400.0
     block_tokens: PositiveInt = 16
     gqa_packed: bool = True
@@ -134,6 +139,18 @@ class Router(_Part):
     in_experts: bool = False
 
 
+class Mixed(_Part):
+    """Decodes in the kernel of a prefill, on cards where one kernel serves both (``shared_attention_kernel``).
+
+    Every request and head gets as many tiles as the longest chunk. The tile of a decode takes ``tile_ns``, and
+    ``walk`` times as long as a prefill's for each key (in blocks of 64); a tile without queries ``empty_ns``.
+    """
+
+    tile_ns: NonNegative = 3000.0
+    empty_ns: NonNegative = 440.0
+    walk: PositiveFloat = 1.1
+
+
 class Coefficients(_Part):
     """What is fitted; the defaults are generic values for a card of which only the datasheet is known."""
 
@@ -146,6 +163,7 @@ class Coefficients(_Part):
     decode: Decode = Decode()
     router: Router = Router()
     moe: Moe = Moe()
+    mixed: Mixed = Mixed()
 
 
 class FitError(_Part):
@@ -189,6 +207,13 @@ class Hardware(_Part):
     coefficients: Coefficients | None = None
     """Absent: generic efficiencies, and results are labelled estimated."""
     fit: Fit | None = None
+
+
+def peak_flops_per_ns(card: Hardware, bits: int) -> float:
+    """Peak of ``bits``-wide arithmetic; what the datasheet does not name is derived from fp16."""
+    peak = card.peak_tflops
+    tflops = {8: peak.fp8 or peak.fp16, 16: peak.fp16, 32: peak.fp32 or peak.fp16 / 2}[bits]
+    return tflops * 1e3
 
 
 def hardware_dirs() -> tuple[Path, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_measured
 from llm_profile.attention_v1 import Points
 from llm_profile.bundle_moe import moe_file, read_moe_rows
-from llm_profile.calibrate_bundles import read_bundle
+from llm_profile.calibrate_bundles import Batch, read_bundle
 from llm_profile.layers import EXPERT_LAYERS, GATE_UP_LAYERS, QKV_LAYERS
 from llm_profile.layers_csv import read_layer_rows
 from llm_profile.model_config import ModelConfig, load_model_config
@@ -33,8 +33,10 @@ class Profile:
     layers: dict[str, dict[int, float]]
     prefill: Points
     decode: Points
-    experts: Floats
+    experts: Floats = field(default_factory=lambda: np.empty((0, 3)))
     """Rows (tokens of each expert, experts, ns) of experts that got equally many tokens."""
+    mixed: Floats = field(default_factory=lambda: np.empty((5, 0)))
+    """Batches of a prefill and decodes: chunk, context, decodes, KV of each, ns; shape [5, batches]."""
 
     @property
     def key(self) -> str:
@@ -117,11 +119,12 @@ def read_profiles(folder: Path, hardware: str) -> list[Profile]:
     root = folder / hardware
     profiles = []
     for file in sorted([*root.rglob("layers.csv"), *root.rglob("dense.csv")]):
+        mixed: list[Batch] = []
         tp_size = int(file.parent.name.removeprefix("tp"))
         if file.name == "dense.csv":
             model = load_model_config(file.parents[2].relative_to(root).as_posix())
             query = LatencyQuery(hardware, model, tp_size)
-            layers, prefill, decode = read_bundle(file.parent, query)
+            layers, prefill, decode, mixed = read_bundle(file.parent, query)
         else:
             model = load_model_config(file.parents[1].relative_to(root).as_posix())
             query = LatencyQuery(hardware, model, tp_size)
@@ -130,7 +133,8 @@ def read_profiles(folder: Path, hardware: str) -> list[Profile]:
             rows = read_layer_rows(file, query)
             layers = {layer: of.by_count() for layer, of in rows.items()}
         experts = _bundle_experts(file.parent, query) if file.name == "dense.csv" else _table_experts(layers)
-        profiles.append(Profile(model, tp_size, layers, prefill, decode, experts))
+        batches = np.array(mixed, dtype=np.float64).reshape(-1, 5).T
+        profiles.append(Profile(model, tp_size, layers, prefill, decode, experts, batches))
     if not profiles:
         raise InputError(root, "", "no tables ({model}/tp{N}/layers.csv) here")
     return profiles

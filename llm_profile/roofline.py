@@ -8,12 +8,12 @@ and peaks in TFLOPS are 1e3 flops a nanosecond.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
+from llm_profile.attention_roofline import AttentionRoofline
 from llm_profile.experts import ExpertRoofline, Experts, NoExperts
 from llm_profile.hardware import (
     Coefficients,
@@ -22,7 +22,6 @@ from llm_profile.hardware import (
     Fit,
     Gemm,
     Hardware,
-    Prefill,
     Router,
     find_hardware,
     known_hardware,
@@ -37,14 +36,11 @@ from llm_profile.layers import (
     QKV_LAYERS,
     LayerShape,
     fused_shape,
-    heads_per_rank,
-    kv_bytes_per_token,
     layer_shape,
 )
 from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
-from llm_profile.roofline_formulas import Floats, elementwise_ns, gemm_ns, peak_flops_per_ns, router_ns
+from llm_profile.roofline_formulas import Floats, elementwise_ns, gemm_ns, router_ns
 
-Number = TypeVar("Number", float, Floats)
 BITS = (8, 16, 32)
 ELEMENTWISE_CLASS = {
     "embedding": "embedding",
@@ -54,76 +50,6 @@ ELEMENTWISE_CLASS = {
     "rope": "rope",
     "act_fn": "activation",
 }
-
-
-class AttentionRoofline:
-    """Attention of one layer of one rank."""
-
-    def __init__(
-        self, card: Hardware, prefill: Prefill, decode: Decode, query: LatencyQuery, bandwidth_gbps: float
-    ) -> None:
-        heads, kv_heads = heads_per_rank(query.model, query.tp_size)
-        head_dim = query.model.head_dim
-        head_bytes = 2 * head_dim * query.kv_bits / 8
-        peak = peak_flops_per_ns(card, 32 if query.weight_bits == 32 else 16)
-        self._prefill = prefill
-        self._decode = decode
-        self._heads = heads
-        self._multiprocessors = card.multiprocessors
-        self._shared_kernel = card.shared_attention_kernel
-        self._key_ns = 4 * prefill.tile_rows * head_dim * card.multiprocessors / (peak * prefill.efficiency)
-        self._decode_stream_ns = head_bytes / decode.stream_gbps
-        self._request_ns = decode.head_ns * heads
-        read_heads = kv_heads if decode.gqa_packed else heads
-        self._kv_token_ns = read_heads * head_bytes / (bandwidth_gbps * decode.efficiency)
-        self._floor_ns = kv_bytes_per_token(query.model, query.tp_size, query.kv_bits) / bandwidth_gbps
-
-    def prefill_ns(self, n: Number, context: Number) -> Number:
-        """Time of a chunk of ``n`` tokens on ``context`` cached ones, without fixed cost and read floor."""
-        p = self._prefill
-        tiles = -(-n // p.tile_rows) * self._heads
-        waves = -(-tiles // self._multiprocessors)
-        time: Number = self._key_ns * ((1 + (waves - 1) * p.crowding) * (context + n / 2) + p.tail * n)
-        return time
-
-    def decode_ns(self, requests: Number, block_kv: Number, longest_kv: Number) -> Number:
-        """Time of a decode batch without fixed cost and read floor; ``block_kv`` sums rounded-up lengths."""
-        p = self._decode.sharpness
-        together = requests * self._request_ns + block_kv * self._kv_token_ns
-        longest = longest_kv * self._decode_stream_ns
-        time: Number = (together**p + longest**p) ** (1 / p)
-        return time
-
-    def ns(
-        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
-    ) -> int:
-        """Time of a batch: every prefill alone, all decodes together, the larger fixed cost once.
-
-        Beside a prefill, decodes run in its kernel where that is slower (``walk_ns``).
-        """
-        fixed = total = 0.0
-        if prefill_q.size:
-            fixed = self._prefill.fixed_ns
-            for n, context in zip(prefill_q.tolist(), prefill_context.tolist(), strict=True):
-                total += max(self.prefill_ns(n, context), (context + n) * self._floor_ns)
-        if decode_kv.size:
-            fixed = max(fixed, self._decode.fixed_ns)
-            block = self._decode.block_tokens
-            block_kv = int(((decode_kv + (block - 1)) // block).sum()) * block
-            longest_kv = int(decode_kv.max())
-            decode = self.decode_ns(float(decode_kv.size), block_kv, longest_kv)
-            if prefill_q.size and self._shared_kernel:
-                decode = max(decode, self.walk_ns(block_kv, longest_kv))
-            total += max(decode, block_kv * self._floor_ns)
-        return round(fixed + total)
-
-    def walk_ns(self, block_kv: int, longest_kv: int) -> float:
-        """Time of decodes that share a kernel with a prefill: a tile each, as if they were chunks of one token.
-
-        Such a kernel does not split the keys of a request over multiprocessors, as one for decodes alone does:
-        its tiles (one a request and head) share the multiprocessors, and none is faster than its own keys.
-        """
-        return self._key_ns * max(float(longest_kv), block_kv * self._heads / self._multiprocessors)
 
 
 class RooflineLatencyModel:
@@ -151,9 +77,7 @@ class RooflineLatencyModel:
             else NoExperts(self.name, "this is a dense model")
         )
         self._layers = _layer_functions(card, coefficients, query, bandwidth_gbps)
-        self._attention = AttentionRoofline(
-            card, coefficients.prefill, coefficients.decode, query, bandwidth_gbps
-        )
+        self._attention = AttentionRoofline(card, coefficients, query, bandwidth_gbps)
 
     def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Time of one dense layer for each of ``tokens``."""

@@ -8,19 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_profile.hardware import Elementwise, Gemm, Hardware, Router
+from llm_profile.hardware import Elementwise, Gemm, Hardware, Router, peak_flops_per_ns
 from llm_profile.layers import LayerShape
 
 Floats = NDArray[np.float64]
 TILE = 128
 """Side of an output tile of a matrix kernel, in elements."""
-
-
-def peak_flops_per_ns(card: Hardware, bits: int) -> float:
-    """Peak of ``bits``-wide arithmetic; what the datasheet does not name is derived from fp16."""
-    peak = card.peak_tflops
-    tflops = {8: peak.fp8 or peak.fp16, 16: peak.fp16, 32: peak.fp32 or peak.fp16 / 2}[bits]
-    return tflops * 1e3
+LEAST_TILE = 16
+"""Tokens of the smallest tile: few tokens are computed in tiles of 16, 32 or 64."""
 
 
 def pnorm(a: Floats, b: Floats, p: float) -> Floats:
@@ -43,7 +38,9 @@ def gemm_ns(
     memory_ns = (shape.weight_elements * weight_bits / 8 + activations) / (
         bandwidth_gbps * c.memory_efficiency
     )
-    filled = tokens + c.wave * card.multiprocessors * TILE**2 / shape.output_width
+    tile = np.clip(2 ** np.ceil(np.log2(np.maximum(tokens, 1))), LEAST_TILE, TILE)
+    filled = tokens + c.padding * (np.ceil(tokens / tile) * tile - tokens)
+    filled += c.wave * card.multiprocessors * TILE**2 / shape.output_width
     peak = peak_flops_per_ns(card, weight_bits) * c.compute_efficiency
     return c.fixed_ns + pnorm(memory_ns, shape.flops_per_token * filled / peak, c.sharpness)
 

@@ -377,6 +377,12 @@ def test_host_memories_of_different_speed_are_refused(tmp_path, run, field, spee
         ),
         ({"dtype": "int4"}, [], f"{AT}.dtype: 'int4' is unknown; use auto or one of {DTYPES}"),
         (
+            {"pd_type": "prefill"},
+            ["--async-scheduling"],
+            f"{AT}.async_scheduling: true: is not supported yet for prefill instances; set it (here, or by "
+            "--no-async-scheduling) to false",
+        ),
+        (
             {"kv_cache_dtype": "fp4"},
             [],
             f"{AT}.kv_cache_dtype: 'fp4' is unknown; use auto or one of {DTYPES}",

@@ -21,6 +21,7 @@ LIMITS = {
     "decode": (0.06, 0.19),
     "gate": (0.03, 0.09),
     "moe": (0.1, 0.3),
+    "mixed": (0.07, 0.2),
 }
 """Median and 90th percentile by kind of measurement."""
 NONE = tokens()

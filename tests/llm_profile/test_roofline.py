@@ -227,21 +227,3 @@ def test_packed_decode_changes_nothing_where_the_tables_were_packed():
         for packed in (False, True)
     ]
     assert names == ["calibrated:RTXPRO6000"] * 2
-
-
-def test_decodes_beside_a_prefill_walk_their_keys_in_tiles_where_they_share_its_kernel():
-    """Sixteen requests of 32 heads share 84 multiprocessors; a lone one takes the walk over its own keys."""
-    query = LatencyQuery("A6000", load_model_config("meta-llama/Llama-3.1-8B"), 1, packed_decode=True)
-    card = load_hardware(find_hardware("A6000"))
-    kv, chunk, none = np.full(16, 3200), np.array([256]), tokens()
-    context = np.array([0])
-    latency = open_latency_model(query, "calibrated")
-    key_ns = 4 * 128 * 128 * 84 / (154.8e3 * card.coefficients.prefill.efficiency)
-    prefill_ns = latency.attention_ns(chunk, context, none)
-    mixed_ns = latency.attention_ns(chunk, context, kv)
-    assert mixed_ns - prefill_ns == pytest.approx(16 * 32 / 84 * key_ns * 3200, rel=0.02)
-    lone_ns = latency.attention_ns(chunk, context, kv[:1]) - prefill_ns
-    assert lone_ns == pytest.approx(key_ns * 3200, rel=0.02)
-    apart = RooflineLatencyModel(card.model_copy(update={"shared_attention_kernel": False}), query)
-    assert apart.attention_ns(chunk, context, kv) < mixed_ns
-    assert apart.attention_ns(none, none, kv) == latency.attention_ns(none, none, kv)
