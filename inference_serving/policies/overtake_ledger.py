@@ -70,6 +70,10 @@ class OvertakeLedger:
         self._data[:, at : len(self._jobs)] = self._data[:, at + 1 : len(self._jobs) + 1].copy()
         self._bind()
 
+    def set_isolated(self, job: PrefillJob, isolated_ns: float) -> None:
+        """Take this as the isolated time that a job's budget is a share of, whatever was predicted."""
+        self._isolated_ns[np.searchsorted(self._order, job.order)] = isolated_ns
+
     def delays_ns(self, chunks: Sequence[Chunk], cost_ns: float) -> Floats:
         """What a batch of these chunks and this cost charges to each job that arrived before its latest.
 
