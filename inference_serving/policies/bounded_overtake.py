@@ -72,6 +72,8 @@ class BoundedOvertake(OrderedPolicy):
         super().__init__(costs, options, token_budget)
         self._margin = math.exp(options.caution * options.assumed)
         self._ledger = OvertakeLedger(Budget(options.beta, options.sigma, self._margin))
+        # time in the system grows while a batch runs, and sigma of that pays for a part of its being late
+        self._cost_margin = max(self._margin * (1 - options.sigma), 1.0)
         self._virtual_fcfs_ns = 0
         self._ran_ns: dict[int, tuple[int, int]] = {}
 
@@ -131,4 +133,4 @@ class BoundedOvertake(OrderedPolicy):
         small_ns = self.options.small * NS_PER_S
         small = all(chunk.job.isolated_ns <= small_ns for chunk in plan.chunks)
         reserve = 0.0 if small else self.options.beta * self.options.reserve
-        return self._ledger.violator(plan.chunks, plan.predicted_ns * self._margin, now_ns, reserve)
+        return self._ledger.violator(plan.chunks, plan.predicted_ns * self._cost_margin, now_ns, reserve)
