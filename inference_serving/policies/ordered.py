@@ -18,6 +18,8 @@ from inference_serving.policies.prefill import CanStart, Chunk, CostModel, Prefi
 PrefillKey = tuple[float, ...]
 _MOST_REFUSALS = 16
 _MOST_MISFITS = 32
+_TIE = 1 + 1e-12
+"""Equal densities stay equal under rounding."""
 
 
 class OrderedPolicy:
@@ -79,7 +81,7 @@ class OrderedPolicy:
         if self.timed:
             jobs = [entry[2] for entry in self._place.values()]
             return sorted(jobs, key=lambda job: (self.key(job, now_ns), job.order))
-        return [entry[2] for entry in self._queue]
+        return (entry[2] for entry in self._queue)
 
     def batch(self, jobs: Iterable[PrefillJob], token_budget: int, can_start: CanStart) -> PrefillPlan | None:
         """Fill one iteration from ``jobs``, which are in order; None if none of them can run."""
@@ -147,7 +149,7 @@ class OrderedPolicy:
             with_it_ns = self._believed_ns([*chunks, chunk])
             added_ns = max(with_it_ns - total_ns, 1)
             # a chunk that is dearer in company than alone would break the bound's accounting
-            if added_ns * weight > total_ns / job.isolated_ns or added_ns > chunk.planned_ns:
+            if added_ns * weight > total_ns / job.isolated_ns * _TIE or added_ns > chunk.planned_ns:
                 break
             chunks.append(chunk)
             weight, total_ns, left = weight + 1 / job.isolated_ns, with_it_ns, left - chunk.tokens

@@ -43,7 +43,7 @@ class PrefillJob:
     ``isolated_ns`` is the predicted time of the prompt alone on the instance, from its warm state and with
     the chunks that would really run, ``remaining_ns`` the part of it still to run. A chunk may run as
     ``groups`` layer groups; ``held_tokens`` is the chunk whose first ``held_groups`` groups have run.
-    ``bound_ns`` is the latest completion that the policy guarantees, if it guarantees any.
+    ``bound_ns`` is the longest time from arrival to completion that the policy guarantees, if it guarantees any.
     """
 
     request_id: int
