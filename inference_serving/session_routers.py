@@ -22,10 +22,10 @@ class PrefixOptions:
 
     Attributes:
         guard: An instance that has more than this many unfinished requests more than the least loaded one is not
-            considered; 0: all are.
+            considered; 0: all are. Without it a prefix that everybody shares draws everybody to one instance.
     """
 
-    guard: int = 0
+    guard: int = 8
 
     def __post_init__(self) -> None:
         """Refuse values out of range; raises ValueError, naming the option."""
