@@ -28,13 +28,15 @@ simulate "Llama-3.1-70B, tensor parallel over four H100" single_node_single_inst
 
 simulate "Prompts that share a prefix, computed once" single_node_single_instance \
   research_hol_blocking/same_prefix example_prefix_run --enable-prefix-caching --log-interval 5
+simulate "Sessions of agents on two instances, each turn where its history is cached" single_node_multi_instance \
+  agentic_sessions example_sessions_run --enable-prefix-caching --request-routing-policy PREFIX --log-interval 20
 simulate "Power and energy of a node and its requests (series in output/example_power.tsv)" \
   single_node_power_instance sharegpt_req100_rate10_llama example_power_run --log-interval 5 \
   --power-series output/example_power.tsv
 simulate "Prefill and decode on two nodes, switches within and between, links with contention" \
   dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama example_topology_run --log-interval 5 \
   --network-backend analytical-aware
-summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,power_run,topology_run}.json)
+summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,power_run,topology_run}.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
   simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \

@@ -51,7 +51,14 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cluster-config", type=Path, default=_DEFAULT_CLUSTER, help="nodes and instances")
     group.add_argument("--dataset", type=Path, help="workload, a JSONL file (required)")
-    group.add_argument("--num-req", type=int, default=100, help="take the first N requests of the dataset")
+    group.add_argument("--num-req", type=int, default=100, help="take the first N requests or sessions")
+    group.add_argument(
+        "--max-concurrency",
+        type=int,
+        default=0,
+        metavar="N",
+        help="requests under way at a time, others wait at their clients (docs/sessions.md); 0 = no limit",
+    )
     group.add_argument(
         "--request-routing-policy",
         metavar="NAME",
@@ -237,6 +244,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         num_gpu_blocks_override=args.num_gpu_blocks_override,
         request_routing_policy=args.request_routing_policy,
         router_args=_router_args(args),
+        max_concurrency=args.max_concurrency,
         network_backend=_BACKENDS[args.network_backend],
         ns3=packet_options(args),
         engine_binary=args.engine_binary,
@@ -267,6 +275,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise InputError("", "--dataset", "give the workload to simulate, a JSONL file")
     for flag, least in (
         ("num-req", 1),
+        ("max-concurrency", 0),
         ("max-batch", 0),
         ("max-num-batched-tokens", 0),
         ("block-size", 1),

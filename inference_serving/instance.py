@@ -115,6 +115,10 @@ class Instance:
         """Requests that were sent here and have not left."""
         return self._unfinished
 
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of a request that has not started whose KV is here already; 0 without prefix caching."""
+        return self.scheduler.warm_tokens(request)
+
     def predict_ns(self, request: Request) -> int:
         """Predicted prefill time of a request alone on this instance, with the chunks that it would run in here."""
         return self.backlog.predict_ns(request)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from inference_serving.cluster import Cluster
+from inference_serving.cluster import Cluster, Role
 from inference_serving.kv_cache import PrefixStatistics
 from inference_serving.metrics import (
     Distribution,
@@ -19,6 +19,7 @@ from inference_serving.metrics import (
     throughput,
 )
 from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
+from inference_serving.session_summary import SessionSummary, session_facts, session_lines, summarise_sessions
 from inference_serving.simulation import Simulation
 from inference_serving.slowdown import ClassSummary, Fairness, PrefillFacts, by_class
 from inference_serving.wait_ledger import Account
@@ -66,6 +67,9 @@ class RunSummary:
     classes: Mapping[str, ClassSummary]
     fairness: Fairness
     energy: EnergyReport | None = None
+    sessions: SessionSummary | None = None
+    """What became of the workload's sessions; None if it has none."""
+    max_concurrency: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ def collect(
         classes=classes,
         fairness=fairness,
         energy=energy,
+        sessions=summarise_sessions(simulation.requests),
+        max_concurrency=simulation.max_concurrency,
     )
     models = {spec.instance_id: spec.model.name for spec in cluster.instances}
     return RunResult(metrics, prefill, accounts or {}, summary, models)
@@ -117,8 +123,9 @@ def _prefill_facts(simulation: Simulation, one: RequestMetrics) -> PrefillFacts:
     if request.job is None:
         return PrefillFacts(request.request_class, isolated_ns, slowdown)
     job = request.job
-    bound_ns = None if job.bound_ns is None else job.bound_ns
-    overtaken_ns = None if bound_ns is None else job.overtaken_ns
+    overtaken_ns = None if job.bound_ns is None else job.overtaken_ns
+    # beside decodes an iteration takes longer than the policy can promise
+    bound_ns = job.bound_ns if where.spec.role is Role.PREFILL else None
     return PrefillFacts(
         request.request_class, isolated_ns, slowdown, job.chunks, job.pauses, overtaken_ns, bound_ns
     )
@@ -176,6 +183,8 @@ def summary_json(summary: RunSummary) -> str:
         "network_bytes": {"p2p": summary.p2p_bytes, "collective": summary.collective_bytes},
         "instances": [_instance_facts(instance) for instance in summary.instances],
     }
+    if summary.sessions is not None:
+        facts["sessions"] = session_facts(summary.sessions)
     if summary.energy is not None:
         facts["power"] = energy_facts(summary.energy, totals.generated_tokens)
     return json.dumps(facts, indent=2) + "\n"
@@ -261,6 +270,9 @@ def summary_text(summary: RunSummary) -> str:
     ]
     if len(summary.classes) > 1:
         lines += _class_lines(summary)
+    if summary.sessions is not None:
+        lines.append(_title("Session Results"))
+        lines += [_line(name, value) for name, value in session_lines(summary.sessions)]
     for instance in summary.instances:
         lines += _instance_lines(instance)
     if summary.energy is not None:

@@ -10,13 +10,16 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from inference_serving.policies.options import make_options
+from inference_serving.policies.options import make_options, parse_bool
 from inference_serving.policies.registry import import_class
 from inference_serving.prefill_routers import LeastWorkLeft, MinimalSlowdownCost, SizeInterval
 from inference_serving.request import Request
 from inference_serving.routing_target import RoutingTarget
+from inference_serving.session_routers import LongestPrefix, StickySessions
 
 _CUSTOM = "CUSTOM"
+_STICKY = "sticky"
+"""An option of every router: later turns of a session follow the first one."""
 
 
 class Router(Protocol):
@@ -31,7 +34,8 @@ RouterFactory = Callable[..., Router]
 """Takes the random generator, a router's only source of chance.
 
 If it has an ``options_type``, a frozen dataclass, it takes ``--router-args`` in that form besides. With a true
-``prefill_only`` it is not asked about decode instances.
+``prefill_only`` it is not asked about decode instances, with a true ``needs_prefix_caching`` it is refused where no
+instance caches prefixes.
 """
 _ROUTERS: dict[str, RouterFactory] = {}
 FactoryT = TypeVar("FactoryT", bound=RouterFactory)
@@ -59,7 +63,8 @@ def router_names() -> list[str]:
 def make_router(name: str, rng: np.random.Generator, args: Mapping[str, str] | None = None) -> Router:
     """A new router; raises ValueError that says what would be right for an unknown name or option."""
     factory, options = _find(name, args or {})
-    return factory(rng, *options)
+    router = factory(rng, *options)
+    return StickySessions(router) if _is_sticky(args or {}) else router
 
 
 def make_decode_router(name: str, rng: np.random.Generator, args: Mapping[str, str] | None = None) -> Router:
@@ -75,9 +80,19 @@ def check_router(name: str, args: Mapping[str, str]) -> None:
     _find(name, args)
 
 
+def needs_prefix_caching(name: str, args: Mapping[str, str]) -> bool:
+    """Whether the router has nothing to go by if no instance caches prefixes; raises ValueError like make_router."""
+    return bool(getattr(_find(name, args)[0], "needs_prefix_caching", False))
+
+
+def _is_sticky(args: Mapping[str, str]) -> bool:
+    return parse_bool(_STICKY, args.get(_STICKY, "false"))
+
+
 def _find(name: str, args: Mapping[str, str]) -> tuple[RouterFactory, list[Any]]:
     """What makes the router, and the options that it takes besides the generator: one or none."""
-    args = dict(args)
+    _is_sticky(args)
+    args = {option: value for option, value in args.items() if option != _STICKY}
     if name == _CUSTOM:
         if "class" not in args:
             raise ValueError("CUSTOM needs class=module:Class")
@@ -151,3 +166,4 @@ class LeastLoaded:
 register_router("LWL")(LeastWorkLeft)
 register_router("SITA")(SizeInterval)
 register_router("MSC")(MinimalSlowdownCost)
+register_router("PREFIX")(LongestPrefix)

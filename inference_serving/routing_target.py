@@ -25,6 +25,10 @@ class RoutingTarget(Protocol):
         """Requests that were sent to the instance and have not left it."""
         ...
 
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of a request that has not started whose KV the instance has already; 0 without prefix caching."""
+        ...
+
     def predict_ns(self, request: Request) -> int:
         """Predicted prefill time of a request alone on the instance."""
         ...

@@ -75,11 +75,16 @@ def make_options(kind: type[OptionsT], pairs: Mapping[str, str]) -> OptionsT:
     return kind(**values)
 
 
+def parse_bool(name: str, text: str) -> bool:
+    """Read a truth value; raises ValueError, naming the option."""
+    if text.lower() not in _BOOLS:
+        raise ValueError(f"{name}={text}: must be true or false")
+    return _BOOLS[text.lower()]
+
+
 def _value(name: str, text: str, default: object) -> object:
     if isinstance(default, bool):
-        if text.lower() not in _BOOLS:
-            raise ValueError(f"{name}={text}: must be true or false")
-        return _BOOLS[text.lower()]
+        return parse_bool(name, text)
     kind = type(default)
     try:
         value = kind(text)  # type: ignore[call-arg]

@@ -29,6 +29,11 @@ class Forecast:
         begin_ns, end_ns = self.times_ns[after - 1], self.times_ns[after]
         return begin_ns + (end_ns - begin_ns) * (computed - first) // (last - first)
 
+    def is_boundary(self, computed: int) -> bool:
+        """Whether a predicted chunk begins after ``computed`` tokens."""
+        after = bisect_right(self.tokens, computed)
+        return after > 0 and self.tokens[after - 1] == computed
+
     def next_chunk(self, computed: int) -> tuple[int, int]:
         """Tokens and ns from ``computed`` to the end of its predicted chunk."""
         after = bisect_right(self.tokens, computed)

@@ -281,7 +281,7 @@ def test_a_dataset_that_is_a_folder_is_named(tmp_path, run):
         ([{**GOOD, "output_toks": 2.5}], "line 1: output_toks: 2.5: must be an integer"),
         (
             [{**GOOD, "sub_requests": []}],
-            "line 1: sub_requests: sessions are not supported yet; write each request on its own line",
+            "line 1: sub_requests: has no turns; give at least one",
         ),
         (
             [GOOD, {**GOOD, "input_toks": 4096}],

@@ -120,7 +120,7 @@ def registry(monkeypatch) -> None:
 
 
 def test_the_routers_that_there_are():
-    assert router_names() == ["CUSTOM", "LOAD", "LWL", "MSC", "RAND", "RR", "SITA"]
+    assert router_names() == ["CUSTOM", "LOAD", "LWL", "MSC", "PREFIX", "RAND", "RR", "SITA"]
 
 
 def test_an_unknown_router_is_an_error_that_lists_the_known_ones():
