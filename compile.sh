@@ -8,7 +8,7 @@ usage() {
 usage: ./compile.sh [--dev] [--with EXTRA[,EXTRA...]] [--ns3]
 
   --dev          also install the tools that ./test.sh needs
-  --with EXTRA   also install optional parts: profile, silicon, report, cluster (see pyproject.toml)
+  --with EXTRA   also install optional parts: profile, silicon, predict, report, cluster (see pyproject.toml)
   --ns3          also build the packet network of --network-backend ns3; needs ns-3 (see docs/ns3.md)
 
 Environment:

@@ -40,13 +40,15 @@ simulate "Too little KV memory: preempted requests' KV waits in host memory" sin
   sharegpt_req100_rate10_llama example_memory_run --num-gpu-blocks-override 400 --log-interval 20
 simulate "Weights loaded from the NPU's own memory in each iteration" single_node_single_instance \
   sharegpt_req100_rate10_llama example_offloading_run --enable-local-offloading --log-interval 20
+simulate "Sessions of agents on two instances, each turn where its history is cached" single_node_multi_instance \
+  agentic_sessions example_sessions_run --enable-prefix-caching --request-routing-policy PREFIX --log-interval 20
 simulate "Power and energy of a node and its requests (series in output/example_power.tsv)" \
   single_node_power_instance sharegpt_req100_rate10_llama example_power_run --log-interval 5 \
   --power-series output/example_power.tsv
 simulate "Prefill and decode on two nodes, switches within and between, links with contention" \
   dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama example_topology_run --log-interval 5 \
   --network-backend analytical-aware
-summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,topology_run}.json)
+summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,topology_run}.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
   simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \

@@ -32,6 +32,7 @@ from inference_serving.power.report import series_text
 from inference_serving.power_model import PowerModel, make_power_model
 from inference_serving.progress import IntervalLog, ProgressBar
 from inference_serving.request_csv import csv_text
+from inference_serving.router import needs_prefix_caching
 from inference_serving.settings import SimulationConfig
 from inference_serving.simulation import RunObserver, Simulation, SimulationStallError
 from inference_serving.trace_dump import TraceDump
@@ -91,6 +92,11 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Cluster) -> int:
     keep_ids = any(spec.scheduler.enable_prefix_caching for spec in cluster.instances)
+    router = config.request_routing_policy
+    if not keep_ids and needs_prefix_caching(router, dict(config.router_args)):
+        raise InputError(
+            "", "--request-routing-policy", f"{router}: looks at cached prefixes; add --enable-prefix-caching"
+        )
     specs = read_dataset(args.dataset, args.num_req, keep_token_ids=keep_ids)
     workload = fit_workload(args.dataset, specs, cluster)
     latencies = open_latencies(cluster, config)

@@ -67,6 +67,7 @@ class InstanceSection(Section):
     enable_prefix_caching: bool | None = None
     reserve_full_isl: bool | None = None
     prioritize_prefill: bool | None = None
+    async_scheduling: bool | None = None
     scheduling_policy: str | None = None
     policy_args: str | None = None
     block_size: PositiveCount | None = None

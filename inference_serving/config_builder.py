@@ -148,6 +148,7 @@ class _Builder:
             "reserve_full_isl",
             "prioritize_prefill",
             "enable_prefix_caching",
+            "async_scheduling",
             "scheduling_policy",
             "block_size",
         )
@@ -163,6 +164,13 @@ class _Builder:
                 f"{settings.long_prefill_token_threshold}: needs chunked prefill; set it (here, or by "
                 "--long-prefill-token-threshold) to 0, or enable chunked prefill",
             )
+        if settings.async_scheduling and section.pd_type is not None:
+            raise InputError(
+                self._file,
+                f"{path}.async_scheduling",
+                f"true: is not supported yet for {section.pd_type} instances; set it (here, or by "
+                "--no-async-scheduling) to false",
+            )
         return self._with_policy(path, section, settings)
 
     def _with_policy(
@@ -177,6 +185,13 @@ class _Builder:
         except ValueError as error:
             field = "policy_args" if is_policy(settings.scheduling_policy) else "scheduling_policy"
             raise InputError(self._file, f"{path}.{field}", str(error)) from None
+        if settings.scheduling_policy not in policy_names() and settings.async_scheduling:
+            raise InputError(
+                self._file,
+                f"{path}.async_scheduling",
+                f"true: {settings.scheduling_policy} needs each iteration's end; use one of "
+                f"{', '.join(policy_names())}, or set it (here, or by --no-async-scheduling) to false",
+            )
         if settings.scheduling_policy not in policy_names() and not settings.enable_chunked_prefill:
             raise InputError(
                 self._file,

@@ -14,21 +14,19 @@ from inference_serving.logger import LEVELS
 from inference_serving.policies import check_policy, is_policy, policy_names, prefill_policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.precision import kv_bits_of, weight_bits_of
-from inference_serving.router import router_names
+from inference_serving.router import UnknownRouterError, check_router, router_names
 from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
-from llm_profile.latency import SOURCES
+from llm_profile.latency import PREDICTED, SOURCES
 
 _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
 _NOT_YET = {
     "enable_attn_offloading": (False, "attention offloading to PIM"),
     "enable_sub_batch_interleaving": (False, "sub-batch interleaving"),
-    "enable_attn_prediction": (False, "the attention predictor"),
     "expert_routing_policy": ("FAST", "expert routing"),
 }
 _BACKENDS = {"analytical": "unaware", "analytical-aware": "aware", "ns3": "ns3"}
 _MOST = 10**12
 _MOST_DUMPED = 100_000
-_LATER_ROUTERS = ("CUSTOM", "LWL", "SITA", "MSC")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,12 +48,22 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cluster-config", type=Path, default=_DEFAULT_CLUSTER, help="nodes and instances")
     group.add_argument("--dataset", type=Path, help="workload, a JSONL file (required)")
-    group.add_argument("--num-req", type=int, default=100, help="take the first N requests of the dataset")
+    group.add_argument("--num-req", type=int, default=100, help="take the first N requests or sessions")
+    group.add_argument(
+        "--max-concurrency",
+        type=int,
+        default=0,
+        metavar="N",
+        help="requests under way at a time, others wait at their clients (docs/sessions.md); 0 = no limit",
+    )
     group.add_argument(
         "--request-routing-policy",
-        choices=[*router_names(), *_LATER_ROUTERS],
+        metavar="NAME",
         default="RR",
-        help="which instance serves a request",
+        help=f"which instance serves a request: {', '.join(router_names())}, or module:Class",
+    )
+    group.add_argument(
+        "--router-args", metavar="K=V,...", default="", help="options of the router, see docs/extending.md"
     )
     group.add_argument(
         "--network-backend",
@@ -88,7 +96,7 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
         "--policy-args",
         metavar="K=V,...",
         default="",
-        help="options of the scheduling policy, see docs/hol.md",
+        help="options of the scheduling policy, see docs/policies.md",
     )
     group.add_argument(
         "--prioritize-prefill", action="store_true", help="prefill gets the token budget before decode"
@@ -102,6 +110,12 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
         action=toggle,
         default=True,
         help="admit a request only if its whole prompt fits into the free KV blocks",
+    )
+    group.add_argument(
+        "--async-scheduling",
+        action=toggle,
+        default=False,
+        help="form each batch while the one before runs, as newer vLLM does by default",
     )
     group.add_argument(
         "--gen", action="store_true", help="turn the prefill phase off: prompts are in the KV cache already"
@@ -169,6 +183,11 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         default="packed",
         help="calibrated cards: read a K/V head once for all its query heads, as vLLM does, or as their tables did",
     )
+    group.add_argument(
+        "--enable-attn-prediction",
+        action="store_true",
+        help="tables: take attention from their predictor (llm_profile/build_predictor.sh)",
+    )
     group.add_argument("--profile-dir", type=Path, help="folder of latency tables {hardware}/{model}/tp{N}/")
 
 
@@ -235,6 +254,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
             policy_args=_policy_args(args),
             skip_prefill=args.gen,
             enable_prefix_caching=args.enable_prefix_caching,
+            async_scheduling=args.async_scheduling,
         ),
         weight_bits=weight_bits,
         kv_bits=kv_bits,
@@ -245,12 +265,15 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         prefix_chunk_tokens=args.prefix_chunk_tokens,
         local_offloading=args.enable_local_offloading,
         request_routing_policy=args.request_routing_policy,
+        router_args=_router_args(args),
+        max_concurrency=args.max_concurrency,
         network_backend=_BACKENDS[args.network_backend],
         ns3=packet_options(args),
         engine_binary=args.engine_binary,
         latency_source=args.latency_source,
         profile_dir=args.profile_dir,
         packed_decode=args.decode_attention == "packed",
+        attn_prediction=args.enable_attn_prediction,
         step_overhead_ns=_overhead_ns("--step-overhead", args.step_overhead),
         layer_group_overhead_ns=_overhead_ns("--layer-group-overhead", args.layer_group_overhead),
         long_prompt_tokens=args.long_prompt_tokens,
@@ -267,12 +290,6 @@ def _refuse_later_features(args: argparse.Namespace) -> None:
             value = f"{getattr(args, name)}: " if isinstance(default, str) else ""
             hint = f"; use {default}" if isinstance(default, str) else ""
             raise InputError("", "--" + name.replace("_", "-"), f"{value}{what} is not supported yet{hint}")
-    if args.request_routing_policy in _LATER_ROUTERS:
-        raise InputError(
-            "",
-            "--request-routing-policy",
-            f"{args.request_routing_policy} is not supported yet; use one of {', '.join(router_names())}",
-        )
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -280,6 +297,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise InputError("", "--dataset", "give the workload to simulate, a JSONL file")
     for flag, least in (
         ("num-req", 1),
+        ("max-concurrency", 0),
         ("max-batch", 0),
         ("max-num-batched-tokens", 0),
         ("block-size", 1),
@@ -303,6 +321,12 @@ def _check_numbers(args: argparse.Namespace) -> None:
             "",
             "--network-backend",
             f"{args.network_backend}: --engine-binary brings its own network; drop one of the two",
+        )
+    if args.enable_attn_prediction and args.latency_source not in ("auto", PREDICTED):
+        raise InputError(
+            "",
+            "--enable-attn-prediction",
+            f"needs --latency-source {PREDICTED}, not {args.latency_source}: only tables have a predictor",
         )
     if not 0 < args.npu_memory_utilization <= 1:
         raise InputError(
@@ -341,11 +365,26 @@ def _bits(args: argparse.Namespace) -> tuple[int, int | None]:
     return weight_bits, None if args.kv_cache_dtype == "auto" else kv_bits
 
 
-def _policy_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+def _pairs(flag: str, text: str) -> dict[str, str]:
     try:
-        pairs = parse_pairs(args.policy_args)
+        return parse_pairs(text)
     except ValueError as error:
-        raise InputError("", "--policy-args", str(error)) from None
+        raise InputError("", flag, str(error)) from None
+
+
+def _router_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs("--router-args", args.router_args)
+    try:
+        check_router(args.request_routing_policy, pairs)
+    except UnknownRouterError as error:
+        raise InputError("", "--request-routing-policy", str(error)) from None
+    except ValueError as error:
+        raise InputError("", "--router-args", str(error)) from None
+    return tuple(pairs.items())
+
+
+def _policy_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs("--policy-args", args.policy_args)
     try:
         check_policy(args.scheduling_policy, pairs)
     except ValueError as error:

@@ -7,7 +7,7 @@ keeps its row, its KV blocks and its progress: pausing costs nothing but the mem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,6 +72,7 @@ class HolScheduler(Scheduler):
         self._unfinished: dict[int, tuple[PrefillJob, Request]] = {}
         self._started: dict[int, Request] = {}
         self._step: PrefillPlan | None = None
+        self._step_start_ns = 0
         self._now_ns = 0
 
     def enqueue(self, request: Request) -> None:
@@ -82,7 +83,7 @@ class HolScheduler(Scheduler):
 
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
-        self._now_ns = now_ns
+        self._now_ns = self._step_start_ns = now_ns
         batch = super().schedule(now_ns)
         if batch is None or self._step is None:
             return batch
@@ -97,14 +98,24 @@ class HolScheduler(Scheduler):
         """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
         step, self._step = self._step, None
         if step is not None:
-            start_ns, self._now_ns = self._now_ns, end_ns
+            self._now_ns = end_ns
             account(step)
             self._hold_activations(step.chunks[0])
-            self.prefill_policy.on_progress(step, start_ns, end_ns)
+            self.prefill_policy.on_progress(step, self._step_start_ns, end_ns)
             for chunk in step.chunks:
                 if not chunk.job.remaining_tokens:
                     self._forget(chunk.job)
         return super().complete(end_ns)
+
+    @property
+    def unfinished_jobs(self) -> Iterator[PrefillJob]:
+        """The prompts that are not complete; what the running iteration does for them is not counted yet."""
+        return (job for job, _ in self._unfinished.values())
+
+    @property
+    def running_plan(self) -> PrefillPlan | None:
+        """The prefill part of the running iteration."""
+        return self._step
 
     def _register(self, request: Request) -> None:
         match = self.kv_cache.match(request)

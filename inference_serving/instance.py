@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
@@ -13,13 +14,25 @@ from inference_serving.kv_tiers import KvTiers
 from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
+from inference_serving.prefill_backlog import PrefillBacklog
 from inference_serving.prefill_costs import PrefillCosts
 from inference_serving.prefix_cache import PrefixKvCache
 from inference_serving.request import Batch, Request
+from inference_serving.routing_target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
 from inference_serving.trace_generator import NO_MOVES, TraceGenerator
 from inference_serving.trace_shape import KvMoveKind
+
+
+@dataclass(slots=True)
+class Formed:
+    """A batch that has been formed and not yet submitted; the host has prepared it by ``ready_ns``."""
+
+    batch: Batch
+    outgoing: dict[int, list[tuple[Request, int]]]
+    moves: Mapping[KvMoveKind, int]
+    ready_ns: int
 
 
 @dataclass(slots=True)
@@ -50,6 +63,8 @@ def make_scheduler(
     settings, hands_over = spec.scheduler, spec.role is Role.PREFILL
     may_admit = None if admission is None else admission.may_admit
     if settings.scheduling_policy in policy_names():
+        if settings.async_scheduling:
+            return AsyncScheduler(settings, kv_cache, may_admit=may_admit)
         return Scheduler(settings, kv_cache, hands_over=hands_over, may_admit=may_admit)
     if spec.role is Role.DECODE:
         return Scheduler(replace(settings, scheduling_policy="fcfs"), kv_cache)
@@ -92,8 +107,11 @@ class Instance:
         self.kv_cache: KvCache = pool(spec.memory.kv_blocks, spec.scheduler.block_size)
         self.tiers = self.kv_cache.tiers = tiers
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
+        self.backlog = PrefillBacklog(self.scheduler, costs)
         self.traces = TraceGenerator(spec, costs.latency)
         self.in_flight: InFlight | None = None
+        self.ahead: Formed | None = None
+        self.host_free_ns = 0
         self.iterations = 0
         self._unfinished = 0
 
@@ -101,6 +119,25 @@ class Instance:
     def unfinished_requests(self) -> int:
         """Requests that were sent here and have not left."""
         return self._unfinished
+
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of a request that has not started whose KV is here already; 0 without prefix caching."""
+        return self.scheduler.warm_tokens(request)
+
+    def predict_ns(self, request: Request) -> int:
+        """Predicted prefill time of a request alone on this instance, with the chunks that it would run in here."""
+        return self.backlog.predict_ns(request)
+
+    def prefill_queue(self) -> Sequence[QueuedPrefill]:
+        """Prompts that the running iteration will leave unfinished, in no order."""
+        return self.backlog.queue(None if self.in_flight is None else self.in_flight.batch)
+
+    def residual_ns(self, now_ns: int) -> int:
+        """Predicted prefill time that the running iteration still takes; 0 if none runs."""
+        if self.in_flight is None:
+            return 0
+        length_ns = self.backlog.iteration_ns(self.in_flight.batch)
+        return max(length_ns - (now_ns - self.in_flight.start_ns), 0)
 
     def expect(self) -> None:
         """Count a request that is on its way here."""

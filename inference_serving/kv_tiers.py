@@ -6,7 +6,7 @@ Both are loaded instead of computed when a request starts. Their bytes are rows 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +27,8 @@ from llm_profile.layers import kv_bytes_per_token
 
 @dataclass(slots=True)
 class SwapStatistics:
-    """KV tokens of preempted requests that were kept elsewhere, brought back, and, for want of room, dropped."""
+    """KV tokens of preempted requests that were kept elsewhere, brought back, and dropped: for want of room, or
+    because the request's last token was on its way already."""
 
     evicted_tokens: int = 0
     reloaded_tokens: int = 0
@@ -66,6 +67,8 @@ class KvTiers:
                 self._swap_moves[block.evicted_kv] += layer
         self._moves: Counter[KvMoveKind] = Counter()
         self._pending: dict[ChunkKey, int] = {}
+        self._writing: deque[dict[ChunkKey, int]] = deque()
+        """Chunks of the iterations that have been formed and have not ended, oldest first."""
 
     def available(self, request: Request, here: int) -> int:
         """Tokens of a request without KV that need not be computed, of which ``here`` are on the NPU."""
@@ -110,6 +113,12 @@ class KvTiers:
         self.swap_statistics.evicted_tokens += tokens
         self._move("kv_evict", self._swap_moves, tokens)
 
+    def forget(self, request: Request) -> None:
+        """A request has ended while its KV was kept: nobody needs it any more."""
+        if request.swapped_tokens:
+            self.swap_statistics.dropped_tokens += request.swapped_tokens
+            self._forget_swapped(request)
+
     def write(self, requests: Sequence[Request], computed: Int64Array, grants: Int64Array) -> None:
         """Rows of the coming iteration: it stores the full chunks of known tokens that it completes."""
         if self.pool is None:
@@ -119,25 +128,27 @@ class KvTiers:
             request = requests[row]
             keys = self._keys(request)[: int(computed[row] + grants[row]) // chunk]
             for key in keys[request.written_chunks :]:
-                if key not in self.pool:
+                if key not in self.pool and not any(key in chunks for chunks in self._writing):
                     self._pending.setdefault(key, request.request_id)
             request.written_chunks = max(request.written_chunks, len(keys))
 
     def commit(self) -> None:
-        """The iteration has ended: what it wrote can be found."""
-        if self.pool is not None and self._pending:
-            chunk_bytes = self.chunk_tokens * self._rank_bytes * self._ranks
-            for key in reversed(self._pending):  # the tail of a prefix is the first to go
-                self.pool.store(key, chunk_bytes)
-            self._pending.clear()
+        """The oldest iteration that is under way has ended: what it wrote can be found."""
+        written = self._writing.popleft()
+        if self.pool is not None:
+            for key in reversed(written):  # the tail of a prefix is the first to go
+                self.pool.store(key, self.chunk_tokens * self._rank_bytes * self._ranks)
 
     def take_moves(self, layer_group: LayerGroup) -> Mapping[KvMoveKind, int]:
         """Bytes of each NPU that come before the first layer group and after the last, by kind of row."""
         moves: Counter[KvMoveKind] = Counter()
         if layer_group.is_first:
             moves, self._moves = self._moves, moves
-        if layer_group.is_last and self._pending:
-            moves.update(self._pool_moves("kv_store", len(self._pending) * self.chunk_tokens))
+        if layer_group.is_last:
+            if self._pending:
+                moves.update(self._pool_moves("kv_store", len(self._pending) * self.chunk_tokens))
+            self._writing.append(self._pending)
+            self._pending = {}
         return moves
 
     def _move(self, name: str, layer_bytes: Mapping[Place, int], tokens: int) -> None:

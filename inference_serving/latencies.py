@@ -25,6 +25,7 @@ def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, Late
             mem_bw_gbps=spec.mem_bw_gbps,
             profile_dir=config.profile_dir,
             packed_decode=config.packed_decode,
+            predicted_attention=config.attn_prediction,
         )
         if query not in opened:
             try:

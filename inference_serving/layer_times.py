@@ -55,13 +55,12 @@ class ProvenanceTally:
         self._iterations_of: Counter[tuple[int, int, LayerGroup]] = Counter()
         self._attention_ns: Counter[Source] = Counter()
 
-    def count(self, batch: Batch, blocks: int, attention_ns: int) -> None:
-        """Note one iteration of ``blocks`` blocks; ``attention_ns`` is the time of one block's attention."""
+    def count(
+        self, batch: Batch, blocks: int, attention: tuple[Int64Array, Int64Array, Int64Array], ns: int
+    ) -> None:
+        """Note one iteration of ``blocks`` blocks, whose ``attention`` (chunks, context, decodes) takes ``ns`` each."""
         self._iterations_of[batch.total_tokens, batch.sequences, batch.layer_group] += 1
-        every_row = batch.sequences == len(batch.grants)
-        context = batch.context if every_row else batch.context[batch.grants > 0]
-        kv_tokens = batch.total_tokens + int(np.add.reduce(context))
-        self._attention_ns[self._latency.source(_ATTENTION, kv_tokens)] += attention_ns * blocks
+        self._attention_ns[self._latency.attention_source(*attention)] += ns * blocks
 
     def time_ns(self, times: LayerTimes) -> Mapping[Source, int]:
         """Compute time so far by provenance, collectives and step overheads left out."""

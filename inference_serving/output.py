@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from inference_serving.cluster import Cluster
+from inference_serving.cluster import Cluster, Role
 from inference_serving.kv_cache import PrefixStatistics
 from inference_serving.kv_tiers import KvTiers
 from inference_serving.metrics import (
@@ -21,6 +21,7 @@ from inference_serving.metrics import (
 )
 from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
 from inference_serving.prefix_pool import PrefixPool
+from inference_serving.session_summary import SessionSummary, session_facts, session_lines, summarise_sessions
 from inference_serving.simulation import Simulation
 from inference_serving.slowdown import ClassSummary, Fairness, PrefillFacts, by_class
 from inference_serving.tier_report import (
@@ -80,6 +81,9 @@ class RunSummary:
     energy: EnergyReport | None = None
     pools: tuple[PrefixPool, ...] = ()
     """The second tier of the prefix cache."""
+    sessions: SessionSummary | None = None
+    """What became of the workload's sessions; None if it has none."""
+    max_concurrency: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,8 @@ def collect(
         fairness=fairness,
         energy=energy,
         pools=tuple(pools_of(simulation.instances)),
+        sessions=summarise_sessions(simulation.requests),
+        max_concurrency=simulation.max_concurrency,
     )
     models = {spec.instance_id: spec.model.name for spec in cluster.instances}
     return RunResult(metrics, prefill, accounts or {}, summary, models)
@@ -132,8 +138,9 @@ def _prefill_facts(simulation: Simulation, one: RequestMetrics) -> PrefillFacts:
     if request.job is None:
         return PrefillFacts(request.request_class, isolated_ns, slowdown)
     job = request.job
-    bound_ns = None if job.bound_ns is None else job.bound_ns
-    overtaken_ns = None if bound_ns is None else job.overtaken_ns
+    overtaken_ns = None if job.bound_ns is None else job.overtaken_ns
+    # beside decodes an iteration takes longer than the policy can promise
+    bound_ns = job.bound_ns if where.spec.role is Role.PREFILL else None
     return PrefillFacts(
         request.request_class, isolated_ns, slowdown, job.chunks, job.pauses, overtaken_ns, bound_ns
     )
@@ -194,6 +201,8 @@ def summary_json(summary: RunSummary) -> str:
     }
     if summary.pools:
         facts["prefix_storage"] = pool_facts(summary.pools)
+    if summary.sessions is not None:
+        facts["sessions"] = session_facts(summary.sessions)
     if summary.energy is not None:
         facts["power"] = energy_facts(summary.energy, totals.generated_tokens)
     return json.dumps(facts, indent=2) + "\n"
@@ -272,6 +281,9 @@ def summary_text(summary: RunSummary) -> str:
     ]
     if len(summary.classes) > 1:
         lines += _class_lines(summary)
+    if summary.sessions is not None:
+        lines.append(_title("Session Results"))
+        lines += [_line(name, value) for name, value in session_lines(summary.sessions)]
     for instance in summary.instances:
         lines += _instance_lines(instance)
     if summary.pools:

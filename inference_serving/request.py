@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_serving.layer_group import WHOLE_MODEL, LayerGroup
+from inference_serving.request_spec import SessionTurn
 
 if TYPE_CHECKING:
     from inference_serving.policies.prefill import PrefillJob
@@ -33,6 +34,7 @@ class RequestState(Enum):
 class Request:
     """One request and its progress; token counts, nanoseconds, KV blocks.
 
+    ``arrival_ns`` of a later turn of a session is not known before it arrives; until then it is its session's.
     ``instance_id`` is where it is now, ``reserved_blocks`` what waits for it at its decode instance.
 
     ``computed`` counts tokens whose KV exists, ``generated`` the output tokens sampled so far. While the
@@ -78,6 +80,9 @@ class Request:
     swapped_tokens: int = 0
     """Tokens whose KV is kept elsewhere since the request gave way to another."""
     token_time_parts: list[Int64Array] = field(default_factory=list)
+    session: SessionTurn | None = None
+    client_wait_ns: int = 0
+    """Time that its client held it back before ``arrival_ns`` because too many others were under way."""
 
     @property
     def first_instance_id(self) -> int:

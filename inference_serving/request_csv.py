@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from inference_serving.output import RunResult
+from inference_serving.request import Request
 from inference_serving.slowdown import PrefillFacts
 from inference_serving.why import ledger_text
 
@@ -41,6 +42,9 @@ OWN_COLUMNS = (
     "prefix_hit_tokens",
     "wait_ledger",
     "energy_j",
+    "session_id",
+    "turn",
+    "client_wait",
 )
 
 
@@ -48,7 +52,8 @@ def csv_text(result: RunResult) -> str:
     """The published per-request CSV (ns; ITL a quoted list), with this project's columns after it.
 
     ``chunks``, ``pauses``, ``overtaken`` and ``bound`` are empty where the policy has no such thing, and
-    ``wait_ledger`` where it was not asked for; ``energy_j`` (J) where no node's power is modelled.
+    ``wait_ledger`` where it was not asked for; ``energy_j`` (J) where no node's power is modelled; ``session_id``
+    and ``turn`` of requests that stand alone, ``client_wait`` (ns) where concurrency has no limit.
     """
     energy = result.summary.energy
     storage = bool(result.summary.pools)
@@ -66,7 +71,8 @@ def csv_text(result: RunResult) -> str:
             f"{one.latency_ns},{one.queuing_delay_ns},{one.ttft_ns},{one.tpot_ns},{quote}{itl}{quote},"
             f"{request.first_instance_id},{request.instance_id},{request.preemptions},{request.priority},"
             f"{_prefill_cells(prefill)},{request.prefix_hit_tokens},"
-            f"{ledger_text(account) if account else ''},{energy_j}"
+            f"{ledger_text(account) if account else ''},{energy_j},"
+            f"{_client_cells(request, limited=result.summary.max_concurrency > 0)}"
             f"{f',{request.storage_hit_tokens}' if storage else ''}\n"
         )
     return "".join(lines)
@@ -76,6 +82,11 @@ def _prefill_cells(facts: PrefillFacts) -> str:
     policy = (facts.chunks, facts.pauses, facts.overtaken_ns, facts.bound_ns)
     cells = ",".join("" if value is None else str(value) for value in policy)
     return f"{facts.request_class},{facts.isolated_ns},{facts.slowdown:.6f},{cells}"
+
+
+def _client_cells(request: Request, *, limited: bool) -> str:
+    turn = "," if request.session is None else f"{request.session.session_id},{request.session.turn}"
+    return f"{turn},{request.client_wait_ns if limited else ''}"
 
 
 def _csv_line(cells: Sequence[str]) -> str:

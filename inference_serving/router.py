@@ -1,27 +1,25 @@
 """Which instance serves a request: decided when it arrives, so that a policy can see the load.
 
-A new policy is one class with a ``@register_router`` line.
+A new policy is one class with a ``@register_router`` line, or a user's own class by ``module:Class``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from inference_serving.policies.options import make_options, parse_bool
+from inference_serving.policies.registry import import_class
+from inference_serving.prefill_routers import LeastWorkLeft, MinimalSlowdownCost, SizeInterval
 from inference_serving.request import Request
+from inference_serving.routing_target import RoutingTarget
+from inference_serving.session_routers import LongestPrefix, StickySessions
 
-
-class RoutingTarget(Protocol):
-    """What a router may look at."""
-
-    instance_id: int
-
-    @property
-    def unfinished_requests(self) -> int:
-        """Requests that were sent to the instance and have not left it."""
-        ...
+_CUSTOM = "CUSTOM"
+_STICKY = "sticky"
+"""An option of every router: later turns of a session follow the first one."""
 
 
 class Router(Protocol):
@@ -32,9 +30,19 @@ class Router(Protocol):
         ...
 
 
-RouterFactory = Callable[[np.random.Generator], Router]
+RouterFactory = Callable[..., Router]
+"""Takes the random generator, a router's only source of chance.
+
+If it has an ``options_type``, a frozen dataclass, it takes ``--router-args`` in that form besides. With a true
+``prefill_only`` it is not asked about decode instances, with a true ``needs_prefix_caching`` it is refused where no
+instance caches prefixes.
+"""
 _ROUTERS: dict[str, RouterFactory] = {}
 FactoryT = TypeVar("FactoryT", bound=RouterFactory)
+
+
+class UnknownRouterError(ValueError):
+    """There is no router of this name."""
 
 
 def register_router(name: str) -> Callable[[FactoryT], FactoryT]:
@@ -49,12 +57,65 @@ def register_router(name: str) -> Callable[[FactoryT], FactoryT]:
 
 def router_names() -> list[str]:
     """Names that ``--request-routing-policy`` takes."""
-    return sorted(_ROUTERS)
+    return sorted([*_ROUTERS, _CUSTOM])
 
 
-def make_router(name: str, rng: np.random.Generator) -> Router:
-    """A new router; ``rng`` is its only source of chance. Raises KeyError for an unknown name."""
-    return _ROUTERS[name](rng)
+def make_router(name: str, rng: np.random.Generator, args: Mapping[str, str] | None = None) -> Router:
+    """A new router; raises ValueError that says what would be right for an unknown name or option."""
+    factory, options = _find(name, args or {})
+    router = factory(rng, *options)
+    return StickySessions(router) if _is_sticky(args or {}) else router
+
+
+def make_decode_router(name: str, rng: np.random.Generator, args: Mapping[str, str] | None = None) -> Router:
+    """A new router of decode instances: LOAD where the router of this name looks at prefill work only."""
+    factory, options = _find(name, args or {})
+    if getattr(factory, "prefill_only", False):
+        return LeastLoaded(rng)
+    return factory(rng, *options)
+
+
+def check_router(name: str, args: Mapping[str, str]) -> None:
+    """Raise ValueError (UnknownRouterError for the name) that says what would be right, without making a router."""
+    _find(name, args)
+
+
+def needs_prefix_caching(name: str, args: Mapping[str, str]) -> bool:
+    """Whether the router has nothing to go by if no instance caches prefixes; raises ValueError like make_router."""
+    return bool(getattr(_find(name, args)[0], "needs_prefix_caching", False))
+
+
+def _is_sticky(args: Mapping[str, str]) -> bool:
+    return parse_bool(_STICKY, args.get(_STICKY, "false"))
+
+
+def _find(name: str, args: Mapping[str, str]) -> tuple[RouterFactory, list[Any]]:
+    """What makes the router, and the options that it takes besides the generator: one or none."""
+    _is_sticky(args)
+    args = {option: value for option, value in args.items() if option != _STICKY}
+    if name == _CUSTOM:
+        if "class" not in args:
+            raise ValueError("CUSTOM needs class=module:Class")
+        name = args.pop("class")
+    factory = _ROUTERS[name] if name in _ROUTERS else _import(name)
+    kind = getattr(factory, "options_type", None)
+    if kind is not None:
+        return factory, [make_options(kind, args)]
+    if args:
+        raise ValueError(f"{name} takes no options; drop {', '.join(args)}")
+    return factory, []
+
+
+def _import(name: str) -> RouterFactory:
+    try:
+        found = import_class(name)
+    except ValueError as error:
+        hint = "" if ":" in name else f"; use one of {', '.join(router_names())}, or your own by module:Class"
+        raise UnknownRouterError(f"{error}{hint}") from None
+    if not hasattr(found, "route"):
+        raise UnknownRouterError(f"{name!r}: not a router; see docs/extending.md")
+    factory: RouterFactory = found
+    return factory
 
 
 @register_router("RR")
@@ -100,3 +161,9 @@ class LeastLoaded:
             range(len(targets)),
             key=lambda index: (targets[index].unfinished_requests, targets[index].instance_id),
         )
+
+
+register_router("LWL")(LeastWorkLeft)
+register_router("SITA")(SizeInterval)
+register_router("MSC")(MinimalSlowdownCost)
+register_router("PREFIX")(LongestPrefix)

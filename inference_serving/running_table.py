@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from inference_serving.request import Int64Array, Request
 
-_COLUMNS = 7
+_COLUMNS = 9
 _TRIM_EVERY = 4096
 
 
@@ -43,7 +43,8 @@ class RunningTable:
     Columns (int64, one entry a row): ``computed`` tokens with KV, ``target`` tokens known (a row needs
     ``target - computed`` tokens of compute), ``total`` tokens at the end, ``prompt`` tokens, ``blocks``
     held, ``since``: the iteration from which the row has emitted a token every time (-1: none), and
-    ``grant``: tokens that the row runs in the coming iteration.
+    ``grant``: tokens that the row runs in the coming iteration. Where batches are formed ahead, ``due``
+    says whether the row emits at the end of the running iteration, ``queued`` at the end of the next.
     A request that decodes without pause emits at the end of every iteration, so its token times are a
     slice of the instance's :class:`EmissionClock`, and no work is done per token.
     """
@@ -56,7 +57,8 @@ class RunningTable:
 
     def _bind(self) -> None:
         view = self._data[:, : len(self.requests)]
-        self.computed, self.target, self.total, self.prompt, self.blocks, self.since, self.grant = view
+        self.computed, self.target, self.total, self.prompt, self.blocks, self.since, self.grant = view[:7]
+        self.due, self.queued = view[7:]
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -75,6 +77,8 @@ class RunningTable:
             request.blocks,
             -1,
             grant,
+            0,
+            0,
         )
         self._bind()
 
@@ -104,12 +108,28 @@ class RunningTable:
 
         A row that has computed all its known tokens emits one more.
         """
+        emitted = self.advance()
         self.clock.append(end_ns)
-        self.computed += self.grant
-        emitted = self.computed == self.target  # a row without a grant lacks a token at least
-        self.target += emitted
         self._track_segments(emitted)
         finished = (self.target == self.total).nonzero()[0]
+        return finished, int(np.count_nonzero(emitted))
+
+    def advance(self) -> NDArray[np.bool_]:
+        """Count the granted tokens as computed and what they emit as known; return the rows that emit."""
+        self.computed += self.grant
+        emitted: NDArray[np.bool_] = (
+            self.computed == self.target
+        )  # a row without a grant lacks a token at least
+        self.target += emitted
+        return emitted
+
+    def emit_due(self, end_ns: int) -> tuple[Int64Array, int]:
+        """As :meth:`finish_iteration`, for rows that were advanced when their batch was formed."""
+        emitted = self.due > 0
+        self.clock.append(end_ns)
+        self._track_segments(emitted)
+        self.due[:] = 0
+        finished = (emitted & (self.queued == 0) & (self.target == self.total)).nonzero()[0]
         return finished, int(np.count_nonzero(emitted))
 
     def emitted_rows(self) -> Int64Array:

@@ -7,7 +7,7 @@ blocks. When a running request finds no block, the policy's victim is preempted 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -89,14 +89,7 @@ class Scheduler:
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
         self.planned_ns = now_ns
-        limit = self.settings.token_budget
-        preempted_before = -1
-        budget = limit
-        while budget == limit and preempted_before != self.preemptions:
-            # a pass that only preempted has made room: another one may use it
-            preempted_before = self.preemptions
-            budget = self._plan()
-        total = limit - budget
+        total = self.settings.token_budget - self._plan_batch()
         if total == 0:
             return None
         for request in self._admitted:
@@ -110,6 +103,17 @@ class Scheduler:
         in_prompt = context < table.prompt
         prompt_tokens = int(grants.dot(in_prompt)) if np.count_nonzero(in_prompt) else 0
         return Batch(grants, context, total, prompt_tokens, int(np.count_nonzero(grants)))
+
+    def _plan_batch(self) -> int:
+        """Plan until something can run or nobody can make room any more; return the token budget left."""
+        limit = self.settings.token_budget
+        preempted_before = -1
+        budget = limit
+        while budget == limit and preempted_before != self.preemptions:
+            # a pass that only preempted has made room: another one may use it
+            preempted_before = self.preemptions
+            budget = self._plan()
+        return budget
 
     def _plan(self) -> int:
         """Grant tokens to running rows and admit waiting requests; return the token budget left."""
@@ -135,7 +139,7 @@ class Scheduler:
     def complete(self, end_ns: int) -> IterationOutcome:
         """Account for the iteration that ``schedule`` formed and that ended at ``end_ns``."""
         table = self._table
-        finished_rows, generated = table.finish_iteration(end_ns)
+        finished_rows, generated = self._finish_rows(end_ns)
         finished = table.remove(finished_rows) if finished_rows.size else []
         for request in finished:
             request.state = RequestState.FINISHED
@@ -150,6 +154,10 @@ class Scheduler:
             table.trim_clock()
         return IterationOutcome(finished, handed_over, generated)
 
+    def _finish_rows(self, end_ns: int) -> tuple[Int64Array, int]:
+        """Rows whose last token came out at ``end_ns``, and how many tokens came out."""
+        return self._table.finish_iteration(end_ns)
+
     def release(self, request: Request) -> None:
         """Give the request's KV blocks back to this instance's pool."""
         self.kv_cache.release(request)
@@ -158,6 +166,27 @@ class Scheduler:
     def starved(self) -> bool:
         """Whether a request waits here whose KV is not (or no longer) in this instance's memory."""
         return len(self.waiting) > self._waiting_holders
+
+    def warm_tokens(self, request: Request) -> int:
+        """Tokens of a request that has not started whose KV is here now or can be loaded, its own or another's."""
+        return request.computed + self.kv_cache.match(request).tokens
+
+    def unfinished_prompts(self, grants: Int64Array | None) -> Iterator[tuple[int, int, int]]:
+        """Each request whose prefill goes on after the running iteration, in tokens: all, warm, and with KV then.
+
+        ``grants`` are the running iteration's, None if none runs. Warm tokens are those that need no compute here.
+        """
+        for request in self.waiting:
+            if request.computed < request.prompt_tokens:
+                warm = self.warm_tokens(request)
+                yield request.num_tokens, warm, warm
+        table = self._table
+        done = table.computed if grants is None else table.computed + grants
+        in_prefill = (table.computed < table.prompt) | (table.target - table.computed > 1)
+        for row in (in_prefill & (done < table.target)).nonzero()[0].tolist():
+            request = table.requests[row]
+            warm = request.prefix_hit_tokens + request.storage_hit_tokens
+            yield int(table.target[row]), warm, int(done[row])
 
     def evict_all(self) -> list[Request]:
         """Take every running request out, for a run that is being interrupted; progress is written back."""

@@ -16,6 +16,8 @@ class SchedulerSettings:
 
     ``max_num_seqs``, ``max_num_batched_tokens`` and ``long_prefill_token_threshold`` of 0 mean no limit.
     ``reserve_full_isl`` admits a request only if its whole prompt fits into the free KV blocks.
+    ``async_scheduling`` forms each batch while the one before runs, see
+    :class:`~inference_serving.async_scheduler.AsyncScheduler`.
     """
 
     max_num_seqs: int = 0
@@ -30,6 +32,7 @@ class SchedulerSettings:
     """Options of a prefill policy by name, as text; each policy knows its own."""
     skip_prefill: bool = False
     enable_prefix_caching: bool = False
+    async_scheduling: bool = False
 
     @property
     def token_budget(self) -> int:
@@ -71,6 +74,10 @@ class SimulationConfig:
     prefix_chunk_tokens: int = 256
     """Tokens of a chunk in the second tier."""
     request_routing_policy: str = "RR"
+    router_args: tuple[tuple[str, str], ...] = ()
+    """Options of the router by name, as text; each router knows its own."""
+    max_concurrency: int = 0
+    """Most requests under way at a time, 0 = no limit; the others wait at their clients, as in vLLM's benchmark."""
     network_backend: str = "unaware"
     ns3: Ns3Options | None = None
     engine_binary: Path | None = None
@@ -78,6 +85,8 @@ class SimulationConfig:
     profile_dir: Path | None = None
     packed_decode: bool = True
     """Price decode attention as vLLM's kernels run it, see LatencyQuery."""
+    attn_prediction: bool = False
+    """Take attention from the predictor beside the latency tables."""
     step_overhead_ns: int | None = None
     """Launch and host time of every iteration; None: what the latency source of each instance says."""
     layer_group_overhead_ns: int | None = None

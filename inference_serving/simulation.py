@@ -8,18 +8,18 @@ from typing import Protocol
 import numpy as np
 
 from astra_sim import Completion, EngineCounters
+from inference_serving.arrivals import Arrivals, request_of
 from inference_serving.cluster import Cluster, Role
 from inference_serving.controller import make_controller
 from inference_serving.disaggregation import KvMover
 from inference_serving.host_overhead import HostOverhead
-from inference_serving.instance import InFlight, Instance
+from inference_serving.instance import Formed, InFlight, Instance
 from inference_serving.prefill_costs import PrefillCosts, SerialTimes
 from inference_serving.request import Batch, Request
 from inference_serving.request_spec import RequestSpec
-from inference_serving.router import make_router
+from inference_serving.router import make_decode_router, make_router
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
-from inference_serving.slowdown import class_of
 from inference_serving.tier_builder import make_tiers
 from inference_serving.trace_generator import Trace
 from llm_profile.latency import LatencyModel
@@ -71,13 +71,14 @@ class Simulation:
         self._decoders = [self.instances[instance_id] for instance_id in self._decode_specs]
         self._prefillers = [entry for entry in self._entries if entry.spec.role is Role.PREFILL]
         routing = np.random.default_rng(config.seed).spawn(2)
-        self._router = make_router(config.request_routing_policy, routing[0])
-        self._decode_router = make_router(config.request_routing_policy, routing[1])
+        router, router_args = config.request_routing_policy, dict(config.router_args)
+        self._router = make_router(router, routing[0], router_args)
+        self._decode_router = make_decode_router(router, routing[1], router_args)
         self._observers = observers
-        self._arrivals = [_request(spec, config.long_prompt_tokens) for spec in workload]
-        self._next_arrival = 0
-        self._next_arrival_ns: int | None = None
-        self._find_next_arrival()
+        self.requests = [request_of(spec, config.long_prompt_tokens) for spec in workload]
+        """All requests, in order of request id."""
+        self.max_concurrency = config.max_concurrency
+        self._arrivals = Arrivals(self.requests, config.max_concurrency)
         self._running: dict[int, Instance] = {}
         self._ready: dict[int, Instance] = {}
         self._stop = False
@@ -88,11 +89,6 @@ class Simulation:
         """What the engine has counted so far: events, bytes."""
         return self.controller.counters
 
-    @property
-    def requests(self) -> Sequence[Request]:
-        """All requests, in order of arrival."""
-        return self._arrivals
-
     def stop(self) -> None:
         """Ask the loop to end after the event it is at; what has finished stays in ``finished``."""
         self._stop = True
@@ -100,31 +96,26 @@ class Simulation:
     @property
     def interrupted(self) -> bool:
         """Whether the run was stopped before all requests had finished."""
-        return self._stop and len(self.finished) < len(self._arrivals)
+        return self._stop and len(self.finished) < len(self.requests)
 
     def run(self) -> None:
         """Run until every request has finished, or until :meth:`stop`."""
-        while len(self.finished) < len(self._arrivals) and not self._stop:
+        while len(self.finished) < len(self.requests) and not self._stop:
             while self._ready:  # starting an instance may wake others
                 self._start_iteration(self._ready.pop(next(iter(self._ready))))
-            completions = self.controller.advance(self._next_arrival_ns)
+            completions = self.controller.advance(self._arrivals.next_ns)
             for completion in completions:
                 self._complete(completion)
             if not self._admit_arrivals() and not completions:
                 raise SimulationStallError(self._stall_message())
 
-    def _find_next_arrival(self) -> None:
-        left = self._next_arrival < len(self._arrivals)
-        self._next_arrival_ns = self._arrivals[self._next_arrival].arrival_ns if left else None
-
     def _admit_arrivals(self) -> int:
         """Route the requests that have arrived by now; returns how many."""
-        first, now_ns = self._next_arrival, self.controller.now_ns
-        while self._next_arrival_ns is not None and self._next_arrival_ns <= now_ns:
-            self._route(self._arrivals[self._next_arrival])
-            self._next_arrival += 1
-            self._find_next_arrival()
-        return self._next_arrival - first
+        count, now_ns = 0, self.controller.now_ns
+        while (next_ns := self._arrivals.next_ns) is not None and next_ns <= now_ns:
+            self._route(self._arrivals.pop(now_ns))
+            count += 1
+        return count
 
     def _route(self, request: Request) -> None:
         entry = self._entries[self._router.route(request, self._entries)]
@@ -144,21 +135,36 @@ class Simulation:
             self._ready[instance.instance_id] = instance
 
     def _start_iteration(self, instance: Instance) -> None:
+        formed = instance.ahead or self._form(instance)
+        instance.ahead = None
+        if formed is None:
+            return
+        self._submit(instance, formed)
+        if instance.spec.scheduler.async_scheduling:
+            instance.ahead = self._form(instance)
+
+    def _form(self, instance: Instance) -> Formed | None:
         now_ns = self.controller.now_ns
         starved = instance.scheduler.starved
         batch = instance.scheduler.schedule(now_ns)
         if instance.spec.role is Role.DECODE and starved and not instance.scheduler.starved:
             self._wake_prefillers()
         if batch is None:
-            return
+            return None
         outgoing = {}
         if instance.spec.role is Role.PREFILL:
             outgoing = self._mover.tokens_to_send(instance, batch)
-        kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in outgoing.items()}
-        moves = instance.take_moves(batch)
-        trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs, moves)
-        ticket = self.controller.submit(trace, now_ns + instance.overhead.before(batch.layer_group))
-        self._mover.sent(ticket, outgoing, all_layers=batch.layer_group.is_last)
+        overhead_ns = instance.overhead.before(batch.layer_group)
+        instance.host_free_ns = max(now_ns, instance.host_free_ns) + overhead_ns
+        return Formed(batch, outgoing, instance.take_moves(batch), instance.host_free_ns)
+
+    def _submit(self, instance: Instance, formed: Formed) -> None:
+        """Start an iteration, as soon as the host has prepared it."""
+        batch, now_ns = formed.batch, self.controller.now_ns
+        kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in formed.outgoing.items()}
+        trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs, formed.moves)
+        ticket = self.controller.submit(trace, max(now_ns, formed.ready_ns))
+        self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
         instance.in_flight = InFlight(batch, ticket, now_ns)
         self._running[ticket] = instance
         for observer in self._observers:
@@ -180,6 +186,7 @@ class Simulation:
         outcome = instance.scheduler.complete(end_ns)
         instance.forget(len(outcome.finished))
         self.finished += outcome.finished
+        self._arrivals.note_finished(outcome.finished)
         for request in outcome.handed_over:
             if self._mover.is_complete(request):
                 self._hand_over(request)
@@ -206,20 +213,9 @@ class Simulation:
             if len(instance.scheduler.waiting)
         }
         lines = [
-            f"{len(self._arrivals) - len(self.finished)} of {len(self._arrivals)} requests can never finish",
+            f"{len(self.requests) - len(self.finished)} of {len(self.requests)} requests can never finish",
             f"at {self.controller.now_ns} ns; waiting requests by instance: {waiting or 'none'}",
+            *self._arrivals.stall_report(),
             *self.controller.stall_report(),
         ]
         return "; ".join(lines)
-
-
-def _request(spec: RequestSpec, long_prompt_tokens: int) -> Request:
-    return Request(
-        request_id=spec.request_id,
-        arrival_ns=spec.arrival_ns,
-        prompt_tokens=spec.input_tokens,
-        output_tokens=spec.output_tokens,
-        priority=spec.priority,
-        request_class=class_of(spec.request_class, spec.input_tokens, long_prompt_tokens),
-        token_ids=(spec.input_token_ids or ()) + (spec.output_token_ids or ()),
-    )

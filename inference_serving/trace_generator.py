@@ -167,10 +167,11 @@ class TraceGenerator:
         """
         tokens = batch.total_tokens
         durations_ns = self._layer_times.of(tokens).copy()
-        chunks, context = batch.prefill_chunks()
-        durations_ns[_ATTENTION] = self._latency.attention_ns(chunks, context, batch.decode_kv())
+        attention = (*batch.prefill_chunks(), batch.decode_kv())
+        attention_ns = self._latency.attention_ns(*attention)
+        durations_ns[_ATTENTION] = attention_ns
         shape = self._shape(batch.layer_group, tuple(sorted(kv_tokens)), decode_instances, tuple(moves))
-        self._provenance.count(batch, len(shape.blocks), int(durations_ns[_ATTENTION]))
+        self._provenance.count(batch, len(shape.blocks), attention, attention_ns)
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
         sizes = self._sizes(shape, batch, kv_tokens)
         for move, moved in zip(shape.moves, moves.values(), strict=True):

@@ -41,11 +41,17 @@ def fit_workload(file: Path, workload: Sequence[RequestSpec], cluster: Cluster) 
     return fitted
 
 
+def _name(request: RequestSpec) -> str:
+    session = request.session
+    where = "" if session is None else f" (turn {session.turn} of session {session.session_id})"
+    return f"request {request.request_id}{where}"
+
+
 def _fit_context(file: Path, request: RequestSpec, context: int) -> RequestSpec:
     if request.input_tokens >= context:
         raise InputError(
             file,
-            f"request {request.request_id}: input_toks",
+            f"{_name(request)}: input_toks",
             f"{request.input_tokens}: the prompt must be shorter than the model's context of {context} tokens",
         )
     room = context - request.input_tokens
@@ -66,7 +72,7 @@ def _check_instance(file: Path, workload: Sequence[RequestSpec], spec: InstanceS
         if needed > capacity:
             raise InputError(
                 file,
-                f"request {request.request_id}: input_toks",
+                f"{_name(request)}: input_toks",
                 f"{what} need KV of {needed} tokens, but instance {spec.instance_id} holds {capacity}; "
                 "use more NPU memory or shorter requests",
             )
@@ -74,7 +80,7 @@ def _check_instance(file: Path, workload: Sequence[RequestSpec], spec: InstanceS
         if not settings.enable_chunked_prefill and needed > settings.token_budget:
             raise InputError(
                 file,
-                f"request {request.request_id}: input_toks",
+                f"{_name(request)}: input_toks",
                 f"{what} must run in one iteration without chunked prefill, but instance {spec.instance_id} takes "
                 f"{settings.max_num_batched_tokens}; raise max_num_batched_tokens",
             )

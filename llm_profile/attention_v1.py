@@ -60,6 +60,8 @@ class PrefillCurves:
                 merged[n] = {0: ns}
         self._chunks = sorted(merged)
         self._pair_ns = _pair_cost(self._chunks[-1], merged[self._chunks[-1]])
+        self._shortest = [min(merged[n]) for n in self._chunks]
+        self._longest = [max(merged[n]) for n in self._chunks]
         trusted = [n for n in self._chunks if len(merged[n]) > 2 and _span(merged[n], 1) >= ENOUGH_KV]
         self._lines: list[Line] = []
         for n in self._chunks:
@@ -83,6 +85,17 @@ class PrefillCurves:
             return self._lines[0](context)
         low, high = self._lines[i - 1](context), self._lines[i](context)
         return low + (high - low) * (n - chunks[i - 1]) / (chunks[i] - chunks[i - 1])
+
+    def covers(self, n: int, context: int) -> bool:
+        """Whether chunks of ``n`` tokens, or fewer and more, were measured with so long a context."""
+        chunks = self._chunks
+        i = bisect_right(chunks, n)
+        if i and chunks[i - 1] == n:
+            return self._shortest[i - 1] <= context <= self._longest[i - 1]
+        if i in (0, len(chunks)):
+            return False
+        shortest, longest = max(self._shortest[i - 1 : i + 1]), min(self._longest[i - 1 : i + 1])
+        return shortest <= context <= longest
 
     @property
     def least_ns(self) -> float:
@@ -155,10 +168,17 @@ class DecodeCurves:
         """The cheapest batch measured: what launching a kernel costs."""
         return min(min(line.y) for line in self._lines)
 
-    @property
-    def largest_kv(self) -> int:
-        """Largest total KV measured with any batch size."""
-        return max(line.last for line in self._lines)
+    def covers(self, requests: int, total_kv: int) -> bool:
+        """Whether batches of this many requests, and fewer and more, were measured with so much KV each."""
+        batches = self._batches
+        i = bisect_right(batches, requests)
+        if i and batches[i - 1] == requests:
+            line = self._lines[i - 1]
+            return line.x[0] <= total_kv <= line.last
+        if i in (0, len(batches)):
+            return False
+        kv = total_kv / requests
+        return all(self._lines[at].x[0] <= kv * batches[at] <= self._lines[at].last for at in (i - 1, i))
 
 
 class AttentionTable:
@@ -189,9 +209,37 @@ class AttentionTable:
         together: float = max(sum(parts) - launches_saved_ns, *parts)
         return round(together)
 
-    def source(self, total_kv: int) -> Source:
-        """Whether a decode batch with this total KV lies inside the table."""
-        return Source.INTERPOLATED if total_kv <= self._decode.largest_kv else Source.EXTRAPOLATED
+    def source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """Whether every chunk, and the decodes together, lie inside the table."""
+        chunks = zip(prefill_q.tolist(), prefill_context.tolist(), strict=True)
+        inside = all(self._prefill.covers(n, context) for n, context in chunks) and (
+            not decode_kv.size or self._decode.covers(decode_kv.size, int(np.add.reduce(decode_kv)))
+        )
+        return Source.INTERPOLATED if inside else Source.EXTRAPOLATED
+
+
+class PredictedAttention(AttentionTable):
+    """The same from a predictor's grids, which may reach beyond what was measured: ``measured`` tells how far."""
+
+    def __init__(
+        self,
+        prefill: PrefillCurves,
+        decode: DecodeCurves,
+        floor_ns_per_token: float,
+        measured: AttentionTable | None,
+    ) -> None:
+        super().__init__(prefill, decode, floor_ns_per_token)
+        self._measured = measured
+
+    def source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """As the measurements that the predictor was trained on; without these an estimate."""
+        if self._measured is None:
+            return Source.ESTIMATED
+        return self._measured.source(prefill_q, prefill_context, decode_kv)
 
 
 def _slope(points: dict[int, float]) -> float:

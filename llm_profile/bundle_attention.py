@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
-from llm_profile.bundle_csv import IMPOSSIBLE_FALL, NS_PER_US, Floats, Ints, Rows, read_key_rows
 from llm_profile.bundle_grid import Axis, along, axis_of, fill, on_line, scatter
 from llm_profile.bundle_skew import SkewTable
-from llm_profile.protocol import Source
+from llm_profile.plausible import refuse_impossible_attention
+from llm_profile.protocol import LatencyQuery, Source
+from llm_profile.table_csv import MICROSECONDS, Floats, Ints, Rows, read_key_rows, refuse_cliffs_along
 
 COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
 CHUNK, CONTEXT, REQUESTS, KV = range(4)
@@ -30,7 +31,8 @@ class PrefillGrid:
         self.grid = fill(scatter(keys[:, :2], ns, (self.chunks, contexts)), (self.chunks, contexts), (1, 0))
         self.least_ns = float(ns.min())
         last = self.chunks.last
-        longest = int(keys[keys[:, CHUNK] == last, CONTEXT].max())
+        self._longest = _longest(keys[:, CHUNK], keys[:, CONTEXT])
+        longest = self._longest[-1]
         self._pair_ns = self.at(last, longest) / (last * (longest + last / 2))
 
     def at(self, chunk: int, context: int) -> float:
@@ -39,6 +41,10 @@ class PrefillGrid:
         row = along(self.grid, self.chunks.cell(inside))
         ns = on_line(row, self.contexts.cell(context))
         return ns if chunk == inside else ns + self.beyond(chunk, context)
+
+    def covers(self, chunk: int, context: int) -> bool:
+        """Whether this chunk, or its neighbours, were measured on a context as long."""
+        return _covers(self.chunks, self._longest, chunk, context)
 
     def beyond(self, chunk: int, context: int) -> float:
         """What a chunk takes longer than the largest measured one: its additional (query, key) pairs."""
@@ -57,6 +63,11 @@ class DecodeGrid:
         self.grid = fill(scatter(keys[:, 2:], ns, axes), axes, (1, 0))
         self.least_ns = float(ns.min())
         self.alone = self.line(1)
+        self._longest = _longest(keys[:, REQUESTS], keys[:, KV])
+
+    def covers(self, requests: int, kv: int) -> bool:
+        """Whether this many requests, or their neighbours, were measured with as much KV each."""
+        return kv >= self.kv.knots[0] and _covers(self.requests, self._longest, requests, kv)
 
     def line(self, requests: int) -> Floats:
         """Times by KV (knots of ``kv``) of a batch of ``requests``."""
@@ -105,7 +116,6 @@ class BundleAttention:
         self._skew = skew
         self._floor_ns = floor_ns_per_token
         self._launch_ns = min(self._prefill.least_ns, self._decode.least_ns)
-        self._largest_kv = int((keys[:, REQUESTS] * keys[:, KV]).max())
 
     def ns(
         self,
@@ -168,17 +178,46 @@ class BundleAttention:
         alpha = self._skew.alpha(chunk, context, requests, shortest, mean, longest)
         return t_mean + alpha * (on_line(line, axis.cell(longest)) - t_mean)
 
-    def source(self, total_kv: int) -> Source:
-        """Whether a batch whose decodes have this total KV lies inside the tables."""
-        return Source.INTERPOLATED if total_kv <= self._largest_kv else Source.EXTRAPOLATED
+    def source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """Whether every chunk, and the decodes at their longest, were measured alone, or smaller and larger ones."""
+        chunks = zip(prefill_q.tolist(), prefill_context.tolist(), strict=True)
+        inside = all(self._prefill.covers(chunk, context) for chunk, context in chunks) and (
+            not decode_kv.size or self._decode.covers(decode_kv.size, int(np.maximum.reduce(decode_kv)))
+        )
+        return Source.INTERPOLATED if inside else Source.EXTRAPOLATED
 
 
-def read_bundle_attention(file: Path, skew: SkewTable | None, floor_ns_per_token: float) -> BundleAttention:
-    """Read ``attention.csv``; both prefill alone and decode alone must be in it."""
-    rows = read_key_rows(file, COLUMNS)
+def _longest(knots: Ints, lengths: Ints) -> list[int]:
+    """Longest length measured at each knot."""
+    return [int(lengths[knots == knot].max()) for knot in np.unique(knots)]
+
+
+def _covers(axis: Axis, longest: list[int], at: int, length: int) -> bool:
+    if not axis.knots[0] <= at <= axis.last:
+        return False
+    i, part = axis.cell(at)
+    around = (i, i + 1) if 0 < part < 1 else (i + int(part),)
+    return all(length <= longest[knot] for knot in around)
+
+
+def read_attention_rows(file: Path, query: LatencyQuery) -> Rows:
+    """Rows of ``attention.csv``, every one checked; both prefill alone and decode alone must be in it."""
+    rows = read_key_rows(file, COLUMNS, ("time_us", MICROSECONDS))
     _check_keys(rows)
-    _refuse_falls(rows)
-    return BundleAttention(rows, skew, floor_ns_per_token)
+    chunk, context, requests, kv = rows.keys.T
+    total_kv = requests * kv
+    pairs, read = chunk * (context + chunk / 2) + total_kv, chunk + context + total_kv
+
+    def say(row: int) -> str:
+        parts = [f"a chunk of {chunk[row]} on {context[row]}"] if chunk[row] else []
+        parts += [f"a decode of {requests[row]} with {kv[row]} of KV each"] if requests[row] else []
+        return " beside ".join(parts)
+
+    refuse_impossible_attention(rows, pairs, read, query, say)
+    refuse_cliffs_along(rows, COLUMNS, range(4))
+    return rows
 
 
 def _check_keys(rows: Rows) -> None:
@@ -198,21 +237,3 @@ def _check_keys(rows: Rows) -> None:
     for name, other in ((CHUNK, REQUESTS), (REQUESTS, CHUNK)):
         if not ((keys[:, name] > 0) & (keys[:, other] == 0)).any():
             raise InputError(rows.file, "", f"no rows of {COLUMNS[name]} > 0 with {COLUMNS[other]} 0")
-
-
-def _refuse_falls(rows: Rows) -> None:
-    """Raise where more work along one axis (the other keys equal) takes impossibly less time."""
-    for axis in range(4):
-        others = [i for i in range(4) if i != axis]
-        order = np.lexsort([rows.keys[:, i] for i in (axis, *others)])
-        keys, ns = rows.keys[order], rows.ns[order]
-        same = (keys[1:, others] == keys[:-1, others]).all(axis=1) & (keys[:-1, axis] > 0)
-        wrong = np.flatnonzero(same & (ns[:-1] > IMPOSSIBLE_FALL * ns[1:]))
-        if wrong.size:
-            less, more = order[wrong[0]], order[wrong[0] + 1]
-            raise InputError(
-                rows.file,
-                f"line {int(rows.lines[more])}",
-                f"takes {rows.ns[more] / NS_PER_US:g} us, but {rows.ns[less] / NS_PER_US:g} us with "
-                f"{COLUMNS[axis]} {rows.keys[less, axis]} instead of {rows.keys[more, axis]}: cannot be",
-            )

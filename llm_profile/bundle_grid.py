@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llm_profile.bundle_csv import Floats, Ints
+from llm_profile.table_csv import Floats, Ints
 
 Cell = tuple[int, float]
 """Where a coordinate lies on an axis: the knot below it, and how far on to the next (above 1: beyond)."""

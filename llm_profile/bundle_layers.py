@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
-from llm_profile.bundle_csv import Rows, read_layer_rows
-from llm_profile.layers import LAYERS, layer_shape
+from llm_profile.layer_curve import LayerCurve
+from llm_profile.layers import GATE, LAYERS, MLP_LAYERS, layer_shape
 from llm_profile.model_config import ModelConfig
-from llm_profile.protocol import Source
-from llm_profile.tables_v1 import LayerCurve
+from llm_profile.plausible import refuse_impossible_layers
+from llm_profile.protocol import LatencyQuery, Source
+from llm_profile.table_csv import MICROSECONDS, Rows, layer_rows, read_table
 
 Span = tuple[str, float, float]
 """A measured layer, and where a part of it begins and ends (0 to 1)."""
 
-_MLP = ("gate_proj", "up_proj", "act_fn", "down_proj")
 _WHOLE = {
     "embedding": "embedding",
     "input_layernorm": "layernorm",
@@ -60,7 +60,8 @@ class SplitCurves:
     def source(self, layer: str, tokens: int) -> Source:
         """The least certain of the measured layers behind ``layer``."""
         order = (Source.MEASURED, Source.INTERPOLATED, Source.EXTRAPOLATED)
-        return max((self._curves[name].source(tokens) for name, _, _ in self._of(layer)), key=order.index)
+        found = (self._curves[name].source(tokens) for name, _, _ in self._of(layer))
+        return max(found, key=order.index, default=Source.MEASURED)
 
     def _of(self, layer: str) -> list[Span]:
         try:
@@ -69,13 +70,25 @@ class SplitCurves:
             raise InputError(self._file, layer, "the bundle has no rows for this layer") from None
 
 
-def read_layer_curves(folder: Path, model: ModelConfig, tp_size: int) -> SplitCurves:
+def read_layer_rows(file: Path, count_column: str) -> dict[str, Rows]:
+    """Rows of ``layer,{count_column},time_us`` by layer, sorted by the count (tokens or sequences)."""
+    times = ("time_us", MICROSECONDS)
+    return layer_rows(read_table(file, ("layer", count_column), times), "layer", count_column, times)
+
+
+def read_bundle_layers(folder: Path, query: LatencyQuery) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """Rows of ``dense.csv`` and of ``per_sequence.csv`` by measured layer, times in a possible unit."""
+    dense = read_layer_rows(folder / "dense.csv", "tokens")
+    sampling = read_layer_rows(folder / "per_sequence.csv", "sequences")
+    refuse_impossible_layers(dense | sampling, query, _FUSED)
+    return dense, sampling
+
+
+def read_layer_curves(folder: Path, query: LatencyQuery) -> SplitCurves:
     """Read ``dense.csv`` (by tokens) and ``per_sequence.csv`` (by sequences that need logits)."""
-    file = folder / "dense.csv"
-    dense = read_layer_rows(file, "tokens")
-    parts = _dense_parts(file, dense, model, tp_size)
-    sampling_file = folder / "per_sequence.csv"
-    sampling = read_layer_rows(sampling_file, "sequences")
+    file, sampling_file = folder / "dense.csv", folder / "per_sequence.csv"
+    dense, sampling = read_bundle_layers(folder, query)
+    parts = _dense_parts(file, dense, query.model, query.tp_size)
     _refuse_unknown(sampling_file, sampling, ("lm_head", "sampler"))
     if "lm_head" not in sampling:
         raise InputError(sampling_file, "layer", "no rows for lm_head")
@@ -91,18 +104,21 @@ def _dense_parts(
 ) -> dict[str, list[Span]]:
     parts: dict[str, list[Span]] = {layer: [(name, 0.0, 1.0)] for layer, name in _WHOLE.items()}
     for fused, layers in _FUSED.items():
-        if not (model.is_moe and layers[0] in _MLP):
+        if not (model.is_moe and layers[0] in MLP_LAYERS):
             for layer, begin, end in _shares(model, layers, tp_size):
                 parts[layer] = [(fused, begin, end)]
     known = {*_WHOLE.values(), *_FUSED, "qk_norm"}
     if model.has_qk_norm:
         for layer, begin, end in _shares(model, _QK_NORM, tp_size):
             parts[layer].append(("qk_norm", begin, end))
-    for layer in LAYERS:
+    if model.is_moe:
+        parts[GATE] = []  # measured with the experts, unless it has rows
+        known.add(GATE)
+    for layer in (*LAYERS, GATE):
         if layer in dense and layer != "attn":  # measured by itself: no need to split
             parts[layer] = [(layer, 0.0, 1.0)]
     if model.is_moe:
-        parts = {layer: spans for layer, spans in parts.items() if layer not in _MLP}
+        parts = {layer: spans for layer, spans in parts.items() if layer not in MLP_LAYERS}
     _refuse_unknown(file, dense, (*known, *LAYERS))
     missing = sorted({name for spans in parts.values() for name, _, _ in spans} - set(dense))
     if missing:

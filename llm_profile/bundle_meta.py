@@ -6,19 +6,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from astra_sim.input_error import InputError, validated
-from llm_profile.bundle_csv import NS_PER_US
 from llm_profile.layers import heads_per_rank
 from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import LatencyQuery, NoLatencyError
+from llm_profile.table_csv import MICROSECONDS
 from llm_profile.tables_v1 import table_dirs
 
 DEFAULT_BITS = 16
+MOST_OVERHEAD_US = 1e5
+"""No engine spends a tenth of a second outside of the model; such a number is in nanoseconds."""
 _LEVELS = 4
 """Hardware, model, variant and tp, at least (a model's name may have a slash)."""
 _FILES = ("dense.csv", "per_sequence.csv", "attention.csv")
@@ -46,7 +48,7 @@ class Meta(BaseModel):
     variant: str | None = None
     tp_degrees: list[PositiveInt] | None = None
     engine_effective: Engine = Engine()
-    step_overhead_us: NonNegativeFloat = 0.0
+    step_overhead_us: Annotated[float, Field(ge=0, le=MOST_OVERHEAD_US)] = 0.0
     """Host time of one iteration. Profilers of kernels do not write it; who has measured it may add it."""
 
 
@@ -115,7 +117,7 @@ def _described(query: LatencyQuery, folder: Path, key: str) -> Bundle:
         raise InputError(file, "tp_degrees", f"{degrees}: does not have {query.tp_size}, but {folder} exists")
     _check_heads(query.model, meta, file)
     kv_bits = _kv_bits(variant, meta.engine_effective.kv_cache_dtype)
-    return Bundle(folder, key, kv_bits, round(meta.step_overhead_us * NS_PER_US))
+    return Bundle(folder, key, kv_bits, round(meta.step_overhead_us * MICROSECONDS.ns))
 
 
 def _check_heads(model: ModelConfig, meta: Meta, file: Path) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from astra_sim.input_error import InputError
-from llm_profile.bundle_csv import number, read_text_rows, whole
+from llm_profile.table_csv import Table, read_table
 
 COLUMNS = ("pc", "n_label", "skew_rate_label", "kv_big_label", "kp_label", "alpha")
 _LABEL = re.compile(r"(?P<name>[A-Za-z]+)(?P<sign><=|>|=)(?P<number>[0-9.]+)(?P<unit>[%kK]?)")
@@ -57,17 +56,20 @@ class SkewTable:
 
 def read_skew(file: Path) -> SkewTable:
     """Read ``skew_fit.csv``; a bucket without a sample takes the value of the nearest one that has."""
+    rows = read_table(file, COLUMNS)
+    columns = [
+        rows.whole("pc").astype(np.float64).tolist(),
+        *(_uppers(rows, name) for name in COLUMNS[1:5]),
+    ]
     buckets: dict[tuple[float, ...], float] = {}
     lines: dict[tuple[float, ...], int] = {}
-    for line, (pc, *labels, alpha) in read_text_rows(file, COLUMNS):
-        key = (
-            float(whole(file, line, "pc", pc)),
-            *(_upper(file, line, c, text) for c, text in zip(COLUMNS[1:5], labels, strict=True)),
-        )
+    for row, (key, alpha) in enumerate(
+        zip(zip(*columns, strict=True), rows.numbers("alpha").tolist(), strict=True)
+    ):
         if key in buckets:
-            raise InputError(file, f"line {line}", f"repeats the bucket of line {lines[key]}")
-        buckets[key] = number(file, line, "alpha", alpha)
-        lines[key] = line
+            raise rows.error(row, f"repeats the bucket of line {lines[key]}")
+        buckets[key] = alpha
+        lines[key] = int(rows.lines[row])
     axes = [sorted({key[axis] for key in buckets}) for axis in range(5)]
     table = np.full([len(axis) for axis in axes], np.nan)
     for key, alpha_of_bucket in buckets.items():
@@ -77,14 +79,16 @@ def read_skew(file: Path) -> SkewTable:
     return SkewTable([int(chunk) for chunk in axes[0]], axes[1:], table)
 
 
-def _upper(file: Path, line: int, column: str, label: str) -> float:
-    """Largest value of the bucket that ``label`` names."""
-    match = _LABEL.fullmatch(label.strip())
-    if match is None:
-        raise InputError(file, f"line {line}", f"{column} is {label!r}: not a label such as n<=8")
-    if match["sign"] == ">":
-        return np.inf
-    return float(match["number"]) * _SCALE[match["unit"]]
+def _uppers(table: Table, column: str) -> list[float]:
+    """Largest value of the bucket that each label of a column names."""
+    uppers = []
+    for row, label in enumerate(table.texts(column)):
+        match = _LABEL.fullmatch(label.strip())
+        if match is None:
+            raise table.error(row, f"{column} is {label!r}: not a label such as n<=8")
+        finite = float(match["number"]) * _SCALE[match["unit"]]
+        uppers.append(np.inf if match["sign"] == ">" else finite)
+    return uppers
 
 
 def _filled_from_nearest(table: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

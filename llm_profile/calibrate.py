@@ -2,7 +2,7 @@
 
 ``python -m llm_profile.calibrate --profiles DIR --hardware A6000`` prints the ``coefficients`` and ``fit``
 sections of ``hardware/A6000.yaml``, whose datasheet part must exist; with ``--check`` it prints how far the
-description is from the tables. Of mixture-of-experts models only the attention is fitted.
+description is from the tables. Of mixture-of-experts models attention, router and experts are fitted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
-from llm_profile.calibrate_check import Errors, decode_ns, error_table, prefill_ns, table_text
-from llm_profile.calibrate_runs import FIT_RUN, fit_run, max_tokens, run_errors
+from llm_profile.calibrate_check import (
+    Errors,
+    decode_ns,
+    error_table,
+    held_out_errors,
+    prefill_ns,
+    table_text,
+)
+from llm_profile.calibrate_mixed import fit_mixed
+from llm_profile.calibrate_moe import fit_moe, fit_router
+from llm_profile.calibrate_runs import FIT_RUN, fit_run, fitted_range, run_errors
 from llm_profile.hardware import (
     Coefficients,
     Decode,
@@ -34,14 +42,10 @@ from llm_profile.hardware import (
 from llm_profile.layers import GEMM_LAYERS, fused_shape, layer_shape
 from llm_profile.least_squares import fit_positive
 from llm_profile.profiles import Profile, read_profiles
-from llm_profile.roofline import (
-    ELEMENTWISE_CLASS,
-    elementwise_ns,
-    gemm_ns,
-    kernel_layers,
-)
+from llm_profile.roofline import ELEMENTWISE_CLASS, kernel_layers
+from llm_profile.roofline_formulas import elementwise_ns, gemm_ns
+from llm_profile.table_csv import Floats
 
-Floats = NDArray[np.float64]
 Samples = tuple[Floats, Floats, Floats]
 FIT_TOKENS = 100
 """Token counts of a curve that a fit looks at, half of them evenly spaced, half geometrically."""
@@ -55,7 +59,17 @@ BLOCK_WEIGHT = 4
 TILE_ROWS = (32, 64, 128)
 LONG_PROMPT = 512
 """Tokens from which whole prompts join a fit of a card that has measured chunks."""
-DECODE_START = {"fixed_ns": 3e3, "head_ns": 5.0, "efficiency": 0.8, "stream_gbps": 15.0, "sharpness": 3.0}
+DECODE_START = {
+    "fixed_ns": 3e3,
+    "head_ns": 5.0,
+    "efficiency": 0.8,
+    "cold": 0.1,
+    "lone": 0.8,
+    "stream_gbps": 15.0,
+    "sharpness": 3.0,
+}
+EQUAL = 1.02
+"""Ratio of two losses that tells nothing about which fit is right."""
 BLOCK_TOKENS = (1, 16, 32, 64, 128)
 LIMITS = {
     "sharpness": (1.0, 16.0),
@@ -63,21 +77,31 @@ LIMITS = {
     "working_set": (0.5, 64.0),
     "tail": (0.0, 1.5),
     "stream_gbps": (0.0, 1e4),
+    "lone": (0.1, 1.0),
+    "padding": (0.0, 1.0),
+    "memory_efficiency": (0.0, 0.99),
+    "compute_efficiency": (0.0, 0.99),
 }
 
 
 def fit(card: Hardware, profiles: Sequence[Profile]) -> Coefficients:
     """Fit every layer class and attention; what was not measured keeps its generic values."""
     dense = [profile for profile in profiles if not profile.model.is_moe]
-    classes = {name: fit_elementwise(card, dense, name) for name in sorted(set(ELEMENTWISE_CLASS.values()))}
+    classes: dict[str, Any] = {
+        name: fit_elementwise(card, dense, name) for name in sorted(set(ELEMENTWISE_CLASS.values()))
+    }
     prefilled = _trusted_prefills(profiles)
     decoded = [profile for profile in profiles if profile.decode]
-    return Coefficients(
-        gemm=fit_gemm(card, dense),
+    gemm = fit_gemm(card, dense)
+    fitted = Coefficients(
+        gemm=gemm,
         **classes,
         prefill=fit_prefill(card, profiles) if prefilled else Prefill(),
         decode=fit_decode(card, decoded) if decoded else Decode(),
+        router=fit_router(card, profiles, gemm),
+        moe=fit_moe(card, profiles),
     )
+    return fitted.model_copy(update={"mixed": fit_mixed(card, profiles, fitted)})
 
 
 def fit_gemm(card: Hardware, profiles: Sequence[Profile]) -> Gemm:
@@ -106,7 +130,7 @@ def fit_gemm(card: Hardware, profiles: Sequence[Profile]) -> Gemm:
         ]
         return np.concatenate(times)
 
-    start = Gemm().model_dump(exclude=set(fused))
+    start = Gemm().model_dump(exclude=set(fused)) | {"padding": 0.5}
     return Gemm(**_best(predict, np.concatenate([ns for _, _, ns in curves]), [start]), **fused)
 
 
@@ -168,23 +192,31 @@ def _trusted_prefills(profiles: Sequence[Profile]) -> list[tuple[Profile, Sample
 
 
 def fit_decode(card: Hardware, profiles: Sequence[Profile]) -> Decode:
-    """Coefficients of decode attention; tries K/V read once or for each query head, and block sizes."""
+    """Coefficients of decode attention; tries block sizes, and K/V read once or for each query head.
+
+    Models of one head ratio cannot tell how often K/V is read; then the efficiency nearer to 1 decides.
+    """
+    fits = [min(_decode_fits(card, profiles, packed), key=lambda fit: fit[0]) for packed in (True, False)]
+    least = min(loss for loss, _ in fits)
+    equal = [decode for loss, decode in fits if loss <= EQUAL * least]
+    return min(equal, key=lambda decode: abs(np.log(decode.efficiency)))
+
+
+def _decode_fits(card: Hardware, profiles: Sequence[Profile], packed: bool) -> list[tuple[float, Decode]]:
+    """(loss, coefficients) for every block size."""
     samples = [(p, _thinned(p.decode_samples())) for p in profiles]
     measured = np.concatenate([s[2] for _, s in samples])
-    best: tuple[float, Decode] | None = None
+    fits = []
     for block_tokens in BLOCK_TOKENS:
-        for gqa_packed in (True, False):
-            choice: dict[str, Any] = {"block_tokens": block_tokens, "gqa_packed": gqa_packed}
+        choice: dict[str, Any] = {"block_tokens": block_tokens, "gqa_packed": packed}
 
-            def predict(values: dict[str, Any], choice: dict[str, Any] = choice) -> Floats:
-                c = Decode.model_construct(**_within_limits(values), **choice)
-                return np.concatenate([decode_ns(card, p, c, n, total) for p, (n, total, _) in samples])
+        def predict(values: dict[str, Any], choice: dict[str, Any] = choice) -> Floats:
+            c = Decode.model_construct(**_within_limits(values), **choice)
+            return np.concatenate([decode_ns(card, p, c, n, total) for p, (n, total, _) in samples])
 
-            values, loss = fit_positive(predict, measured, DECODE_START)
-            if best is None or loss < best[0]:
-                best = loss, Decode(**_rounded(_within_limits(values)), **choice)
-    assert best is not None
-    return best[1]
+        values, loss = fit_positive(predict, measured, DECODE_START)
+        fits.append((loss, Decode(**_rounded(_within_limits(values)), **choice)))
+    return fits
 
 
 def _thinned_curve(points: dict[int, float]) -> tuple[Floats, Floats]:
@@ -229,6 +261,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profiles", type=Path, required=True, help="folder with {hardware}/{model}/tp{N}")
     parser.add_argument("--hardware", required=True, help="name of the card")
     parser.add_argument("--check", action="store_true", help="print the errors of the existing description")
+    parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="print the errors of each model when only the others are fitted",
+    )
     options = parser.parse_args(arguments)
     try:
         file = find_hardware(options.hardware)
@@ -241,6 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(table_text(card.name, run_errors(card, runs)) if options.check else run_text(card, runs))
             return 0
         profiles = read_profiles(options.profiles, options.hardware)
+        if options.held_out:
+            print(table_text(card.name, held_out_errors(card, profiles, fit)))
+            return 0
         print(
             table_text(card.name, error_table(card, profiles)) if options.check else fit_text(card, profiles)
         )
@@ -257,9 +297,21 @@ def fit_text(card: Hardware, profiles: Sequence[Profile]) -> str:
     record = {
         "data": "tables of " + ", ".join(profile.key for profile in profiles),
         "max_tokens": max(max(points) for profile in profiles for points in profile.layers.values()),
+        **_attention_range(profiles),
         "errors": _rounded_errors(error_table(fitted, profiles)),
     }
     return _yaml({"coefficients": fitted.coefficients.model_dump(), "fit": record})
+
+
+def _attention_range(profiles: Sequence[Profile]) -> dict[str, int]:
+    """Largest prefill and decode batches that were fitted."""
+    prefills = [(n, c) for p in profiles for n, c, _ in (p.prefill_samples(), p.prompt_samples())]
+    decodes = [p.decode_samples() for p in profiles]
+    return {
+        "max_keys": int(max((n + c).max(initial=0) for n, c in prefills)),
+        "max_requests": int(max(n.max(initial=0) for n, _, _ in decodes)),
+        "max_kv": int(max(kv.max(initial=0) for _, kv, _ in decodes)),
+    }
 
 
 def run_text(card: Hardware, folder: Path) -> str:
@@ -268,7 +320,7 @@ def run_text(card: Hardware, folder: Path) -> str:
     fitted = card.model_copy(update={"coefficients": coefficients, "step_overhead_ns": overhead_ns})
     record = {
         "data": f"iterations of a recorded vLLM run ({FIT_RUN})",
-        "max_tokens": max_tokens(folder),
+        **fitted_range(folder),
         "errors": _rounded_errors(run_errors(fitted, folder)),
     }
     return _yaml({"step_overhead_ns": overhead_ns, "coefficients": coefficients.model_dump(), "fit": record})

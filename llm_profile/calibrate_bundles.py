@@ -5,12 +5,12 @@ Times are microseconds. q, k, v and gate, up are one kernel each; the lm_head is
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
 
-from astra_sim.input_error import InputError
 from llm_profile.attention_v1 import Points
+from llm_profile.bundle_attention import read_attention_rows
+from llm_profile.bundle_layers import read_bundle_layers
+from llm_profile.protocol import LatencyQuery
 
 _LAYERS = {
     "embedding": ("embedding",),
@@ -28,38 +28,32 @@ _LAYERS = {
 """Our layers by the bundle's; q_proj and gate_proj stand for the fused kernels, q_proj with its norms too."""
 
 
-def read_bundle(folder: Path) -> tuple[dict[str, dict[int, float]], Points, Points]:
-    """(layers, prefill, decode) in ns: by layer and tokens; by chunk and context; by requests and total KV.
+Batch = tuple[int, int, int, int, float]
+"""(chunk, context, decodes, KV of each, ns) of a batch of one prefill and decodes."""
 
-    Batches of both prefill and decode are left out.
-    """
+
+def read_bundle(
+    folder: Path, query: LatencyQuery
+) -> tuple[dict[str, dict[int, float]], Points, Points, list[Batch]]:
+    """(layers, prefill, decode, mixed) in ns: by layer and tokens; chunk and context; requests and total KV."""
     layers: dict[str, dict[int, float]] = {}
-    for file, key in ((folder / "dense.csv", "tokens"), (folder / "per_sequence.csv", "sequences")):
-        for name, tokens, us in _rows(file, ("layer", key, "time_us")):
-            for layer in _LAYERS.get(name, ()):
-                points = layers.setdefault(layer, {})
-                points[int(tokens)] = points.get(int(tokens), 0.0) + 1e3 * float(us)
+    dense, sampling = read_bundle_layers(folder, query)
+    for measured, rows in (*dense.items(), *sampling.items()):
+        for layer in _LAYERS.get(measured, ()):
+            points = layers.setdefault(layer, {})
+            for tokens, ns in rows.by_count().items():
+                points[tokens] = points.get(tokens, 0.0) + ns
     prefill: Points = {}
     decode: Points = {}
-    columns = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
-    for row in _rows(folder / "attention.csv", columns):
-        chunk, context, requests, kv = (int(text) for text in row[:4])
+    mixed: list[Batch] = []
+    attention = read_attention_rows(folder / "attention.csv", query)
+    for (chunk, context, requests, kv), ns in zip(
+        attention.keys.tolist(), attention.ns.tolist(), strict=True
+    ):
         if requests == 0:
-            prefill.setdefault(chunk, {})[context] = 1e3 * float(row[4])
+            prefill.setdefault(chunk, {})[context] = ns
         elif chunk == 0:
-            decode.setdefault(requests, {})[requests * kv] = 1e3 * float(row[4])
-    return layers, prefill, decode
-
-
-def _rows(file: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
-    try:
-        stream = file.open(newline="", encoding="utf-8")
-    except OSError as error:
-        raise InputError(file, "", f"cannot be read: {error.strerror}") from None
-    with stream:
-        reader = csv.DictReader(stream)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(file, "line 1", f"no column {missing[0]}")
-        for row in reader:
-            yield [row[name] for name in columns]
+            decode.setdefault(requests, {})[requests * kv] = ns
+        else:
+            mixed.append((chunk, context, requests, kv, ns))
+    return layers, prefill, decode, mixed

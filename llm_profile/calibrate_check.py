@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from astra_sim.input_error import InputError
+from llm_profile.attention_roofline import AttentionRoofline
+from llm_profile.calibrate_mixed import mixed_ns
+from llm_profile.calibrate_moe import gate_ns, gate_samples, moe_ns
 from llm_profile.hardware import Coefficients, Decode, Hardware, Prefill
-from llm_profile.layers import BLOCK_LAYERS
+from llm_profile.layers import BLOCK_LAYERS, GATE
 from llm_profile.profiles import Profile
-from llm_profile.roofline import AttentionRoofline, RooflineLatencyModel
+from llm_profile.roofline import RooflineLatencyModel
 
 Floats = NDArray[np.float64]
 Errors = dict[str, tuple[float, float]]
+
+
+def held_out_errors(
+    card: Hardware, profiles: Sequence[Profile], fit: Callable[[Hardware, Sequence[Profile]], Coefficients]
+) -> Errors:
+    """:func:`error_table` of each model under coefficients that were fitted to the other models alone."""
+    names = sorted({profile.model.name for profile in profiles})
+    errors: Errors = {}
+    for name in names:
+        others = [profile for profile in profiles if profile.model.name != name]
+        if all(profile.model.is_moe for profile in others):
+            raise InputError("", "--held-out", f"{card.name} has no other dense model than {name}")
+        fitted = card.model_copy(update={"coefficients": fit(card, others)})
+        errors |= error_table(fitted, [profile for profile in profiles if profile.model.name == name])
+    return errors
 
 
 def table_text(hardware: str, errors: Errors) -> str:
@@ -59,11 +78,19 @@ def _comparisons(
     n, total, ns = profile.decode_samples()
     if n.size:
         rows.append(("decode", decode_ns(card, profile, coefficients.decode, n, total), ns))
+    if GATE in profile.layers and profile.model.is_moe:
+        tokens, ns = gate_samples(profile)
+        rows.append(("gate", gate_ns(card, profile, coefficients.gemm, coefficients.router, tokens), ns))
+    if profile.experts.size:
+        rows.append(("moe", moe_ns(card, profile, coefficients.moe, profile.experts), profile.experts[:, 2]))
+    if profile.mixed.size:
+        rows.append(("mixed", mixed_ns(card, profile, coefficients, profile.mixed[:4]), profile.mixed[4]))
     return rows
 
 
 def _attention(card: Hardware, profile: Profile, prefill: Prefill, decode: Decode) -> AttentionRoofline:
-    return AttentionRoofline(card, prefill, decode, profile.query(card.name), card.memory.bandwidth_gbps)
+    both = Coefficients.model_construct(prefill=prefill, decode=decode)
+    return AttentionRoofline(card, both, profile.query(card.name), card.memory.bandwidth_gbps)
 
 
 def prefill_ns(card: Hardware, profile: Profile, c: Prefill, n: Floats, context: Floats) -> Floats:
@@ -75,4 +102,5 @@ def prefill_ns(card: Hardware, profile: Profile, c: Prefill, n: Floats, context:
 def decode_ns(card: Hardware, profile: Profile, c: Decode, n: Floats, total: Floats) -> Floats:
     """Predicted time of measured batches, in which all requests have the same KV length."""
     block_kv = n * np.ceil(total / n / c.block_tokens) * c.block_tokens
-    return c.fixed_ns + _attention(card, profile, Prefill(), c).decode_ns(n, block_kv, total / n)
+    fixed_ns = c.fixed_ns * np.where(n == 1, c.lone, 1.0)
+    return fixed_ns + _attention(card, profile, Prefill(), c).decode_ns(n, block_kv, total / n)

@@ -170,6 +170,12 @@ def run_errors(card: Hardware, folder: Path) -> dict[str, tuple[float, float]]:
     return errors
 
 
-def max_tokens(folder: Path) -> int:
-    """Most tokens of an iteration that was fitted."""
-    return max(iteration.tokens for iteration in read_run(folder / FIT_RUN))
+def fitted_range(folder: Path) -> dict[str, int]:
+    """Largest iterations that were fitted, in the words of :class:`~llm_profile.hardware.Fit`."""
+    run = read_run(folder / FIT_RUN)
+    return {
+        "max_tokens": max(one.tokens for one in run),
+        "max_keys": int(max((one.prefill_q + one.prefill_context).max(initial=0) for one in run)),
+        "max_requests": max(one.decode_kv.size for one in run),
+        "max_kv": int(max(one.decode_kv.sum() for one in run)),
+    }

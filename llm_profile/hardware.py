@@ -45,8 +45,9 @@ class PeakTflops(_Part):
 class Gemm(_Part):
     """``fixed + pnorm(bytes / (bandwidth * memory_efficiency), flops * fill / (peak * compute_efficiency))``.
 
-    ``fill = 1 + wave * multiprocessors * 128^2 / (tokens * output_width)``: a matrix of few 128 x 128 tiles
-    cannot fill the card. With ``fused_qkv``, q_proj stands for q, k and v in one kernel and the other two
+    ``fill = (tokens + padding * (whole tiles of 128 tokens - tokens) + wave * multiprocessors * 128^2 /
+    output_width) / tokens``: kernels compute part of what is missing of a tile, and a matrix of few 128 x 128
+    tiles cannot fill the card. With ``fused_qkv``, q_proj stands for q, k and v in one kernel and the other two
     take no time; with ``fused_gate_up``, gate_proj for gate and up.
     """
 
@@ -54,6 +55,7 @@ class Gemm(_Part):
     memory_efficiency: PositiveFloat = 0.93
     compute_efficiency: PositiveFloat = 0.72
     wave: NonNegative = 0.07
+    padding: Annotated[float, Field(ge=0, le=1)] = 0.0
     sharpness: Sharpness = 2.5
     fused_qkv: bool = False
     fused_gate_up: bool = False
@@ -90,20 +92,63 @@ class Prefill(_Part):
 
 
 class Decode(_Part):
-    """``fixed + pnorm(longest, head_ns * heads * n + sum(KV bytes) / (bandwidth * efficiency))``.
+    """``fixed + pnorm(longest, head_ns * heads * n + (KV / efficiency + cold * min(KV, cache)) / bandwidth)``.
 
     ``longest`` is one head's pass over the longest KV at ``stream_gbps``. KV lengths are rounded up to
     ``block_tokens``. With ``gqa_packed`` a K/V head is read once for all its query heads, else once for each
-    (kernels without grouped-query packing).
+    (kernels without grouped-query packing). ``cold`` is what each byte of KV takes longer until the batch has
+    replaced the contents of the cache; ``lone`` times ``fixed`` is the fixed cost of a single request.
     """
 
     fixed_ns: NonNegative = 4000.0
     head_ns: NonNegative = 1.0
     efficiency: PositiveFloat = 0.85
+    cold: NonNegative = 0.0
+    lone: Annotated[float, Field(gt=0, le=1)] = 1.0
     stream_gbps: PositiveFloat = 400.0
     block_tokens: PositiveInt = 16
     gqa_packed: bool = True
     sharpness: Sharpness = 2.0
+
+
+class Moe(_Part):
+    """``fixed + sum over experts with tokens of (expert + pnorm(bytes / (bandwidth * memory_efficiency), flops /
+    (peak * compute_efficiency)))``.
+
+    An expert's weights are read once if it got tokens; its tokens are rounded up to ``block_tokens`` rows of a
+    matrix kernel. Experts that run one after the other, as in the published tables, pay their launches in
+    ``expert_ns``; grouped kernels (vLLM's) pay one ``fixed_ns``.
+    """
+
+    fixed_ns: NonNegative = 20000.0
+    expert_ns: NonNegative = 0.0
+    memory_efficiency: PositiveFloat = 0.9
+    compute_efficiency: PositiveFloat = 0.55
+    block_tokens: PositiveInt = 16
+    sharpness: Sharpness = 4.0
+
+
+class Router(_Part):
+    """``matrix + fixed + token_ns * tokens``: a matrix kernel, softmax and the choice of experts.
+
+    ``in_experts``: the router was measured with the experts and takes no time of its own.
+    """
+
+    fixed_ns: NonNegative = 5000.0
+    token_ns: NonNegative = 1.0
+    in_experts: bool = False
+
+
+class Mixed(_Part):
+    """Decodes in the kernel of a prefill, on cards where one kernel serves both (``shared_attention_kernel``).
+
+    Every request and head gets as many tiles as the longest chunk. The tile of a decode takes ``tile_ns``, and
+    ``walk`` times as long as a prefill's for each key (in blocks of 64); a tile without queries ``empty_ns``.
+    """
+
+    tile_ns: NonNegative = 3000.0
+    empty_ns: NonNegative = 440.0
+    walk: PositiveFloat = 1.1
 
 
 class Coefficients(_Part):
@@ -116,6 +161,9 @@ class Coefficients(_Part):
     embedding: Elementwise = Elementwise()
     prefill: Prefill = Prefill()
     decode: Decode = Decode()
+    router: Router = Router()
+    moe: Moe = Moe()
+    mixed: Mixed = Mixed()
 
 
 class FitError(_Part):
@@ -130,6 +178,12 @@ class Fit(_Part):
 
     data: str
     max_tokens: PositiveInt = 2048
+    """Largest token count of a layer; times beyond it, and attention beyond the next three, are extrapolated."""
+    max_keys: NonNegativeInt = 0
+    """Most keys of a prefill, chunk and context together."""
+    max_requests: NonNegativeInt = 0
+    max_kv: NonNegativeInt = 0
+    """Most requests of a decode batch, and most KV tokens of all its requests."""
     errors: dict[str, FitError] = {}
 
 
@@ -153,6 +207,13 @@ class Hardware(_Part):
     coefficients: Coefficients | None = None
     """Absent: generic efficiencies, and results are labelled estimated."""
     fit: Fit | None = None
+
+
+def peak_flops_per_ns(card: Hardware, bits: int) -> float:
+    """Peak of ``bits``-wide arithmetic; what the datasheet does not name is derived from fp16."""
+    peak = card.peak_tflops
+    tflops = {8: peak.fp8 or peak.fp16, 16: peak.fp16, 32: peak.fp32 or peak.fp16 / 2}[bits]
+    return tflops * 1e3
 
 
 def hardware_dirs() -> tuple[Path, ...]:

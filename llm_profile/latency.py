@@ -47,6 +47,8 @@ SOURCES: Mapping[str, LatencySource] = MappingProxyType(
     }
 )
 """Sources by name, most trusted first."""
+PREDICTED = "tables"
+"""The source whose attention can come from a predictor (``--enable-attn-prediction``)."""
 
 
 def open_latency_model(query: LatencyQuery, source: str = "auto") -> LatencyModel:
@@ -57,13 +59,21 @@ def open_latency_model(query: LatencyQuery, source: str = "auto") -> LatencyMode
         raise InputError("", "latency source", f"{source!r} is unknown; use one of {names}")
     if query.profile_dir is not None and not query.profile_dir.is_dir():
         raise InputError(query.profile_dir, "", "no such folder of tables")
+    if query.predicted_attention and source not in ("auto", PREDICTED):
+        raise InputError(
+            "", "latency source", f"{source!r} has no attention predictor, only {PREDICTED!r} has"
+        )
     names_to_try = list(SOURCES) if source == "auto" else [source]
+    if query.predicted_attention:
+        names_to_try = [PREDICTED]
     reasons = []
     for name in names_to_try:
         try:
             return SOURCES[name].open(query)
         except NoLatencyError as error:
             reasons.append(f"{name}: {error}")
+    if query.predicted_attention:
+        reasons.append("the attention predictor needs tables")
     known = sorted({hardware for name in names_to_try for hardware in SOURCES[name].known(query)})
     if known and query.hardware not in known:
         raise InputError("", "hardware", f"{query.hardware!r} is unknown; known hardware: {', '.join(known)}")

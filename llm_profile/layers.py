@@ -36,6 +36,13 @@ GEMM_LAYERS: Final = frozenset(
 )
 """Layers that multiply activations with a weight matrix."""
 
+GATE: Final = "gate"
+"""The router of a mixture-of-experts block: one matrix from the hidden state to a score for each expert."""
+EXPERT_LAYERS: Final = ("expert.w1", "expert.w3", "act_fn", "expert.w2")
+"""Layers of one expert, in order: gate and up projection, activation, down projection."""
+MLP_LAYERS: Final = ("gate_proj", "up_proj", "act_fn", "down_proj")
+"""What a dense block has where one with experts has its router and its experts."""
+
 QKV_LAYERS: Final = ("q_proj", "k_proj", "v_proj")
 GATE_UP_LAYERS: Final = ("gate_proj", "up_proj")
 
@@ -82,19 +89,51 @@ def heads_per_rank(model: ModelConfig, tp_size: int) -> tuple[int, int]:
 
 
 def layer_shape(model: ModelConfig, layer: str, tp_size: int) -> LayerShape:
-    """Shape of ``layer`` (a name of :data:`LAYERS`) on one of ``tp_size`` ranks.
+    """Shape of ``layer`` (a name of :data:`LAYERS`, or :data:`GATE`) on one of ``tp_size`` ranks.
 
     The per-head q and k norms of Qwen3 are counted with q_proj and k_proj. ``attn`` has no weights and its
     flops depend on the context, so they are 0 here (see ``LatencyModel.attention_ns``). The residual stream,
-    which norms also read and write, is not counted. MoE models have no gate, up, act and down.
+    which norms also read and write, is not counted. MoE models have no gate, up, act and down, but a router,
+    whole on every rank, and experts (:func:`expert_shapes`).
     """
+    if layer == GATE:
+        _check_moe(model)
+        return _gemm(model.hidden_size, model.num_experts, bias=False)
     if layer not in LAYERS:
         raise ValueError(f"unknown layer {layer!r}; layers are {', '.join(LAYERS)}")
     if layer in ("embedding", "lm_head", "final_layernorm", "input_layernorm", "post_layernorm"):
         return _edge_or_norm_shape(model, layer, tp_size)
-    if layer in ("gate_proj", "up_proj", "act_fn", "down_proj"):
+    if layer in MLP_LAYERS:
         return _mlp_shape(model, layer, tp_size)
     return _attention_shape(model, layer, tp_size)
+
+
+def block_layers(model: ModelConfig) -> tuple[str, ...]:
+    """Layers of a block that are priced by token count, and ``attn``; experts are not (``LatencyModel.moe_ns``)."""
+    if not model.is_moe:
+        return BLOCK_LAYERS
+    return (*(layer for layer in BLOCK_LAYERS if layer not in MLP_LAYERS), GATE)
+
+
+def expert_shapes(model: ModelConfig, expert_tp_size: int = 1) -> dict[str, LayerShape]:
+    """Shapes of :data:`EXPERT_LAYERS` of one expert, whose columns ``expert_tp_size`` ranks share."""
+    _check_moe(model)
+    width, hidden = model.moe_intermediate_size, model.hidden_size
+    if expert_tp_size < 1 or width % expert_tp_size:
+        raise InputError(
+            model.name,
+            "expert_tp_size",
+            f"{expert_tp_size}: cannot split moe_intermediate_size {width} evenly",
+        )
+    columns = width // expert_tp_size
+    into = _gemm(hidden, columns, bias=False)
+    activation = LayerShape(0, 2 * columns, columns, 5 * columns)
+    return dict(zip(EXPERT_LAYERS, (into, into, activation, _gemm(columns, hidden, bias=False)), strict=True))
+
+
+def _check_moe(model: ModelConfig) -> None:
+    if not model.is_moe:
+        raise InputError(model.name, "num_experts", "this is not a mixture-of-experts model")
 
 
 def fused_shape(model: ModelConfig, layers: Sequence[str], tp_size: int) -> LayerShape:
@@ -122,12 +161,10 @@ def weight_bytes(model: ModelConfig, tp_size: int = 1, bits: int = 16) -> int:
 def parameters_per_rank(model: ModelConfig, tp_size: int = 1) -> int:
     """Weights that one rank stores; tied embeddings count once, experts are spread evenly."""
     check_tp_size(model, tp_size)
-    mlp = ("gate_proj", "up_proj", "act_fn", "down_proj")
-    dense = [layer for layer in BLOCK_LAYERS if not (model.is_moe and layer in mlp)]
-    block = sum(layer_shape(model, layer, tp_size).weight_elements for layer in dense)
+    block = sum(layer_shape(model, layer, tp_size).weight_elements for layer in block_layers(model))
     if model.is_moe:
-        expert = 3 * model.hidden_size * model.moe_intermediate_size
-        block += model.num_experts * (expert // tp_size + model.hidden_size)
+        expert = sum(shape.weight_elements for shape in expert_shapes(model).values())
+        block += model.num_experts * (expert // tp_size)
     edges = ["embedding", "final_layernorm"] + ([] if model.tie_word_embeddings else ["lm_head"])
     outside = sum(layer_shape(model, layer, tp_size).weight_elements for layer in edges)
     return model.num_hidden_layers * block + outside

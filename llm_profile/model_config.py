@@ -13,7 +13,7 @@ from astra_sim.input_error import InputError, read_json_object, validated
 DENSE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures of which every layer is known."""
 MOE_MODEL_TYPES = ("mixtral", "phimoe", "qwen3_moe")
-"""Architectures that load and can be counted, but whose expert layers have no latency source yet."""
+"""Architectures whose MLP is a router and routed experts, in every block."""
 
 PROJECT_MODEL_DIR = Path(__file__).resolve().parent.parent / "model_config"
 """The models that come with the project."""
@@ -52,6 +52,9 @@ class ModelConfig(BaseModel):
     num_experts_per_tok: NonNegativeInt = 0
     moe_intermediate_size: NonNegativeInt = 0
     """Width of one expert; Mixtral and PhiMoE files keep it in ``intermediate_size``."""
+    decoder_sparse_step: PositiveInt = 1
+    mlp_only_layers: tuple[NonNegativeInt, ...] = ()
+    """Qwen3-MoE can mix blocks with and without experts; only models with experts in every block are accepted."""
 
     @property
     def is_moe(self) -> bool:
@@ -86,7 +89,8 @@ class ModelConfig(BaseModel):
             facts.setdefault("num_key_value_heads", heads)
         if isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
             facts.setdefault("head_dim", hidden // heads)
-        if facts["num_experts"] and "intermediate_size" in facts:
+        in_intermediate_size = facts.get("model_type") in ("mixtral", "phimoe")
+        if facts["num_experts"] and in_intermediate_size and "intermediate_size" in facts:
             facts.setdefault("moe_intermediate_size", facts["intermediate_size"])
         return facts
 
@@ -99,6 +103,13 @@ class ModelConfig(BaseModel):
             )
         if self.is_moe != (self.model_type in MOE_MODEL_TYPES):
             raise ValueError(f"model_type {self.model_type!r} does not fit num_experts = {self.num_experts}")
+        if self.is_moe and not self.moe_intermediate_size:
+            raise ValueError("moe_intermediate_size is missing: the width of one expert")
+        if self.is_moe and (self.decoder_sparse_step != 1 or self.mlp_only_layers):
+            raise ValueError(
+                f"decoder_sparse_step = {self.decoder_sparse_step} with mlp_only_layers = "
+                f"{list(self.mlp_only_layers)}: only models with experts in every block are supported"
+            )
         if self.is_moe and not 1 <= self.num_experts_per_tok <= self.num_experts:
             raise ValueError(
                 f"num_experts_per_tok = {self.num_experts_per_tok} must be between 1 and "

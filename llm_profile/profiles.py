@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_measured
 from llm_profile.attention_v1 import Points
-from llm_profile.calibrate_bundles import read_bundle
-from llm_profile.layers import GATE_UP_LAYERS, QKV_LAYERS
+from llm_profile.bundle_moe import moe_file, read_moe_rows
+from llm_profile.calibrate_bundles import Batch, read_bundle
+from llm_profile.layers import EXPERT_LAYERS, GATE_UP_LAYERS, QKV_LAYERS
+from llm_profile.layers_csv import read_layer_rows
 from llm_profile.model_config import ModelConfig, load_model_config
 from llm_profile.protocol import LatencyQuery
-from llm_profile.tables_v1 import read_layer_points
 
 Floats = NDArray[np.float64]
 PROMPT_STEP = 16
@@ -32,6 +33,10 @@ class Profile:
     layers: dict[str, dict[int, float]]
     prefill: Points
     decode: Points
+    experts: Floats = field(default_factory=lambda: np.empty((0, 3)))
+    """Rows (tokens of each expert, experts, ns) of experts that got equally many tokens."""
+    mixed: Floats = field(default_factory=lambda: np.empty((5, 0)))
+    """Batches of a prefill and decodes: chunk, context, decodes, KV of each, ns; shape [5, batches]."""
 
     @property
     def key(self) -> str:
@@ -114,16 +119,41 @@ def read_profiles(folder: Path, hardware: str) -> list[Profile]:
     root = folder / hardware
     profiles = []
     for file in sorted([*root.rglob("layers.csv"), *root.rglob("dense.csv")]):
+        mixed: list[Batch] = []
         tp_size = int(file.parent.name.removeprefix("tp"))
         if file.name == "dense.csv":
             model = load_model_config(file.parents[2].relative_to(root).as_posix())
-            layers, prefill, decode = read_bundle(file.parent)
+            query = LatencyQuery(hardware, model, tp_size)
+            layers, prefill, decode, mixed = read_bundle(file.parent, query)
         else:
             model = load_model_config(file.parents[1].relative_to(root).as_posix())
+            query = LatencyQuery(hardware, model, tp_size)
             attention = file.parent / "attention.csv"
-            prefill, decode = read_measured(attention, model, tp_size) if attention.is_file() else ({}, {})
-            layers = {layer: dict(points) for layer, points in read_layer_points(file, tp_size).items()}
-        profiles.append(Profile(model, tp_size, layers, prefill, decode))
+            prefill, decode = read_measured(attention, query) if attention.is_file() else ({}, {})
+            rows = read_layer_rows(file, query)
+            layers = {layer: of.by_count() for layer, of in rows.items()}
+        experts = _bundle_experts(file.parent, query) if file.name == "dense.csv" else _table_experts(layers)
+        batches = np.array(mixed, dtype=np.float64).reshape(-1, 5).T
+        profiles.append(Profile(model, tp_size, layers, prefill, decode, experts, batches))
     if not profiles:
         raise InputError(root, "", "no tables ({model}/tp{N}/layers.csv) here")
     return profiles
+
+
+def _table_experts(layers: dict[str, dict[int, float]]) -> Floats:
+    """Experts of the published layout: one at a time."""
+    if not set(EXPERT_LAYERS) <= set(layers):
+        return np.zeros((0, 3))
+    counts = sorted(set.intersection(*(set(layers[layer]) for layer in EXPERT_LAYERS)))
+    return np.array(
+        [(n, 1, sum(layers[layer][n] for layer in EXPERT_LAYERS)) for n in counts], dtype=np.float64
+    )
+
+
+def _bundle_experts(folder: Path, query: LatencyQuery) -> Floats:
+    file = folder / "moe.csv"
+    if not query.model.is_moe or not file.is_file() or moe_file(folder, query.expert_tp_size) != file:
+        return np.zeros((0, 3))
+    rows = read_moe_rows(file, query)
+    tokens, experts = rows.keys.T
+    return np.stack([tokens * query.model.num_experts_per_tok / experts, experts, rows.ns], axis=1)

@@ -46,8 +46,26 @@ class LatencyModel(Protocol):
         """
         ...
 
+    def moe_ns(self, tokens_per_expert: NDArray[np.int64]) -> int:
+        """Time of one layer's experts on one rank that has as many experts as ``tokens_per_expert`` elements.
+
+        Each element counts the tokens routed to that expert; 0 costs nothing. The router is the layer ``gate`` of
+        :meth:`layer_ns`, collectives are not included. Raises InputError if the source has no experts.
+        """
+        ...
+
+    def moe_source(self, tokens_per_expert: NDArray[np.int64]) -> Source:
+        """How :meth:`moe_ns` gets the time of these experts."""
+        ...
+
     def source(self, layer: str, tokens: int) -> Source:
-        """How :meth:`layer_ns` gets this number; for ``attn``, ``tokens`` is the batch's total KV length."""
+        """How :meth:`layer_ns` gets this number."""
+        ...
+
+    def attention_source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """How :meth:`attention_ns` gets the time of this batch; one part beyond the data makes it extrapolated."""
         ...
 
 
@@ -67,6 +85,10 @@ class LatencyQuery:
     packed_decode: bool = False
     """Price decode attention with kernels that read a K/V head once for all its query heads, as vLLM's do, also on
     cards whose tables were taken with others; only descriptions can."""
+    expert_tp_size: int = 1
+    """Ranks that share the columns of each expert; 1: experts are whole, spread over ranks (expert parallelism)."""
+    predicted_attention: bool = False
+    """Take attention from the predictor beside the tables (``llm_profile.build_predictor``); only tables can."""
 
 
 class NoLatencyError(InputError):

@@ -1,4 +1,4 @@
-"""Latencies of any dense model from a hardware description (:mod:`llm_profile.hardware`).
+"""Latencies of any model from a hardware description (:mod:`llm_profile.hardware`).
 
 A roofline (Williams, Waterman and Patterson 2009): a layer takes as long as the slower of moving its bytes
 and computing its flops, each at an efficiency, plus a fixed cost. Bandwidths in GB/s are bytes a nanosecond,
@@ -8,42 +8,40 @@ and peaks in TFLOPS are 1e3 flops a nanosecond.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
+from llm_profile.attention_roofline import AttentionRoofline
+from llm_profile.experts import ExpertRoofline, Experts, NoExperts
 from llm_profile.hardware import (
     Coefficients,
     Decode,
     Elementwise,
+    Fit,
     Gemm,
     Hardware,
-    Prefill,
+    Router,
     find_hardware,
     known_hardware,
     load_hardware,
 )
 from llm_profile.layers import (
+    GATE,
     GATE_UP_LAYERS,
     GEMM_LAYERS,
     LAYERS,
+    MLP_LAYERS,
     QKV_LAYERS,
     LayerShape,
     fused_shape,
-    heads_per_rank,
-    kv_bytes_per_token,
     layer_shape,
 )
 from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
+from llm_profile.roofline_formulas import Floats, elementwise_ns, gemm_ns, router_ns
 
-Floats = NDArray[np.float64]
-Number = TypeVar("Number", float, Floats)
-TILE = 128
-"""Side of an output tile of a matrix kernel, in elements."""
 BITS = (8, 16, 32)
-MLP_LAYERS = ("gate_proj", "up_proj", "act_fn", "down_proj")
 ELEMENTWISE_CLASS = {
     "embedding": "embedding",
     "input_layernorm": "norm",
@@ -52,123 +50,6 @@ ELEMENTWISE_CLASS = {
     "rope": "rope",
     "act_fn": "activation",
 }
-
-
-def peak_flops_per_ns(card: Hardware, bits: int) -> float:
-    """Peak of ``bits``-wide arithmetic; what the datasheet does not name is derived from fp16."""
-    peak = card.peak_tflops
-    tflops = {8: peak.fp8 or peak.fp16, 16: peak.fp16, 32: peak.fp32 or peak.fp16 / 2}[bits]
-    return tflops * 1e3
-
-
-def pnorm(a: Floats, b: Floats, p: float) -> Floats:
-    """Smooth maximum of two times; at least the larger, at most their sum.
-
-    >>> float(pnorm(np.array(3.0), np.array(4.0), 2.0))
-    5.0
-    """
-    high = np.maximum(a, b)
-    ratio = np.minimum(a, b) / np.maximum(high, 1e-9)
-    smooth: Floats = high * (1.0 + ratio**p) ** (1.0 / p)
-    return smooth
-
-
-def gemm_ns(
-    c: Gemm, card: Hardware, shape: LayerShape, tokens: Floats, *, bandwidth_gbps: float, weight_bits: int
-) -> Floats:
-    """Time of ``tokens`` rows times one weight matrix."""
-    activations = tokens * (shape.input_width + shape.output_width) * _activation_bytes(weight_bits)
-    memory_ns = (shape.weight_elements * weight_bits / 8 + activations) / (
-        bandwidth_gbps * c.memory_efficiency
-    )
-    filled = tokens + c.wave * card.multiprocessors * TILE**2 / shape.output_width
-    peak = peak_flops_per_ns(card, weight_bits) * c.compute_efficiency
-    return c.fixed_ns + pnorm(memory_ns, shape.flops_per_token * filled / peak, c.sharpness)
-
-
-def elementwise_ns(
-    c: Elementwise, card: Hardware, shape: LayerShape, tokens: Floats, *, bandwidth_gbps: float, bits: int
-) -> Floats:
-    """Time of a layer that only moves activations (norm, rope, activation, embedding)."""
-    moved = tokens * (shape.input_width + shape.output_width) * _activation_bytes(bits)
-    cached = np.minimum(moved, card.cache_mb * 1e6 / c.working_set)
-    cached_ns = cached / (bandwidth_gbps * c.cached_efficiency)
-    return c.fixed_ns + cached_ns + (moved - cached) / (bandwidth_gbps * c.efficiency)
-
-
-def _activation_bytes(weight_bits: int) -> int:
-    """Activations keep 16 bits with 8-bit weights."""
-    return 4 if weight_bits == 32 else 2
-
-
-class AttentionRoofline:
-    """Attention of one layer of one rank."""
-
-    def __init__(
-        self, card: Hardware, prefill: Prefill, decode: Decode, query: LatencyQuery, bandwidth_gbps: float
-    ) -> None:
-        heads, kv_heads = heads_per_rank(query.model, query.tp_size)
-        head_dim = query.model.head_dim
-        head_bytes = 2 * head_dim * query.kv_bits / 8
-        peak = peak_flops_per_ns(card, 32 if query.weight_bits == 32 else 16)
-        self._prefill = prefill
-        self._decode = decode
-        self._heads = heads
-        self._multiprocessors = card.multiprocessors
-        self._shared_kernel = card.shared_attention_kernel
-        self._key_ns = 4 * prefill.tile_rows * head_dim * card.multiprocessors / (peak * prefill.efficiency)
-        self._decode_stream_ns = head_bytes / decode.stream_gbps
-        self._request_ns = decode.head_ns * heads
-        read_heads = kv_heads if decode.gqa_packed else heads
-        self._kv_token_ns = read_heads * head_bytes / (bandwidth_gbps * decode.efficiency)
-        self._floor_ns = kv_bytes_per_token(query.model, query.tp_size, query.kv_bits) / bandwidth_gbps
-
-    def prefill_ns(self, n: Number, context: Number) -> Number:
-        """Time of a chunk of ``n`` tokens on ``context`` cached ones, without fixed cost and read floor."""
-        p = self._prefill
-        tiles = -(-n // p.tile_rows) * self._heads
-        waves = -(-tiles // self._multiprocessors)
-        time: Number = self._key_ns * ((1 + (waves - 1) * p.crowding) * (context + n / 2) + p.tail * n)
-        return time
-
-    def decode_ns(self, requests: Number, block_kv: Number, longest_kv: Number) -> Number:
-        """Time of a decode batch without fixed cost and read floor; ``block_kv`` sums rounded-up lengths."""
-        p = self._decode.sharpness
-        together = requests * self._request_ns + block_kv * self._kv_token_ns
-        longest = longest_kv * self._decode_stream_ns
-        time: Number = (together**p + longest**p) ** (1 / p)
-        return time
-
-    def ns(
-        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
-    ) -> int:
-        """Time of a batch: every prefill alone, all decodes together, the larger fixed cost once.
-
-        Beside a prefill, decodes run in its kernel where that is slower (``walk_ns``).
-        """
-        fixed = total = 0.0
-        if prefill_q.size:
-            fixed = self._prefill.fixed_ns
-            for n, context in zip(prefill_q.tolist(), prefill_context.tolist(), strict=True):
-                total += max(self.prefill_ns(n, context), (context + n) * self._floor_ns)
-        if decode_kv.size:
-            fixed = max(fixed, self._decode.fixed_ns)
-            block = self._decode.block_tokens
-            block_kv = int(((decode_kv + (block - 1)) // block).sum()) * block
-            longest_kv = int(decode_kv.max())
-            decode = self.decode_ns(float(decode_kv.size), block_kv, longest_kv)
-            if prefill_q.size and self._shared_kernel:
-                decode = max(decode, self.walk_ns(block_kv, longest_kv))
-            total += max(decode, block_kv * self._floor_ns)
-        return round(fixed + total)
-
-    def walk_ns(self, block_kv: int, longest_kv: int) -> float:
-        """Time of decodes that share a kernel with a prefill: a tile each, as if they were chunks of one token.
-
-        Such a kernel does not split the keys of a request over multiprocessors, as one for decodes alone does:
-        its tiles (one a request and head) share the multiprocessors, and none is faster than its own keys.
-        """
-        return self._key_ns * max(float(longest_kv), block_kv * self._heads / self._multiprocessors)
 
 
 class RooflineLatencyModel:
@@ -183,18 +64,20 @@ class RooflineLatencyModel:
         if repacked:
             self.name += ":packed"
         self.step_overhead_ns = card.step_overhead_ns
-        self._calibrated = card.coefficients is not None
+        self._fit = None if card.coefficients is None else card.fit or Fit(data="")
         self._decode_fitted = (
             not repacked
             and card.fit is not None
             and any(key.endswith(("decode", "iteration")) for key in card.fit.errors)
         )
-        self._fitted_tokens = card.fit.max_tokens if card.fit else 0
         bandwidth_gbps = query.mem_bw_gbps or card.memory.bandwidth_gbps
-        self._layers = _layer_functions(card, coefficients, query, bandwidth_gbps)
-        self._attention = AttentionRoofline(
-            card, coefficients.prefill, coefficients.decode, query, bandwidth_gbps
+        self._experts: Experts = (
+            ExpertRoofline(card, coefficients.moe, query, bandwidth_gbps)
+            if query.model.is_moe
+            else NoExperts(self.name, "this is a dense model")
         )
+        self._layers = _layer_functions(card, coefficients, query, bandwidth_gbps)
+        self._attention = AttentionRoofline(card, coefficients, query, bandwidth_gbps)
 
     def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Time of one dense layer for each of ``tokens``."""
@@ -210,11 +93,31 @@ class RooflineLatencyModel:
         """Time of one layer's attention of a batch, priced request by request."""
         return self._attention.ns(prefill_q, prefill_context, decode_kv)
 
+    def moe_ns(self, tokens_per_expert: NDArray[np.int64]) -> int:
+        """Time of one rank's experts: a launch, and what each expert with tokens adds."""
+        return self._experts.ns(tokens_per_expert)
+
+    def moe_source(self, tokens_per_expert: NDArray[np.int64]) -> Source:
+        """Estimated, or inside or outside the experts that were fitted."""
+        return self._experts.source(tokens_per_expert)
+
     def source(self, layer: str, tokens: int) -> Source:
         """Estimated where efficiencies are generic; else inside or outside the token counts that were fitted."""
-        if not self._calibrated or (layer == "attn" and not self._decode_fitted):
+        if self._fit is None:
             return Source.ESTIMATED
-        inside = layer == "attn" or tokens <= self._fitted_tokens
+        return Source.INTERPOLATED if tokens <= self._fit.max_tokens else Source.EXTRAPOLATED
+
+    def attention_source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """Estimated where efficiencies are generic; else inside or outside the batches that were fitted."""
+        fit = self._fit
+        if fit is None or (decode_kv.size and not self._decode_fitted):
+            return Source.ESTIMATED
+        inside = not prefill_q.size or int((prefill_q + prefill_context).max()) <= fit.max_keys
+        if decode_kv.size:
+            total_kv = int(np.add.reduce(decode_kv))
+            inside = inside and decode_kv.size <= fit.max_requests and total_kv <= fit.max_kv
         return Source.INTERPOLATED if inside else Source.EXTRAPOLATED
 
 
@@ -249,7 +152,14 @@ def _layer_functions(
             functions[layer] = gemm(fused_shape(query.model, kernel, query.tp_size))
         else:
             functions[layer] = np.zeros_like
+    if query.model.is_moe:
+        functions[GATE] = _router(coefficients.router, gemm(layer_shape(query.model, GATE, query.tp_size)))
     return functions
+
+
+def _router(c: Router, matrix: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
+    """The router's matrix, and the choice of experts."""
+    return np.zeros_like if c.in_experts else lambda tokens: router_ns(c, matrix(tokens), tokens)
 
 
 def kernel_layers(c: Gemm, layer: str) -> tuple[str, ...]:

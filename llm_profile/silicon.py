@@ -15,11 +15,21 @@ from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
 from llm_profile import silicon_table
+from llm_profile.experts import Experts, NoExperts
 from llm_profile.hardware import Elementwise, Hardware, Memory, PeakTflops
-from llm_profile.layers import GEMM_LAYERS, LAYERS, heads_per_rank, kv_bytes_per_token, layer_shape
+from llm_profile.layer_curve import LayerCurve
+from llm_profile.layers import (
+    GEMM_LAYERS,
+    LAYERS,
+    MLP_LAYERS,
+    heads_per_rank,
+    kv_bytes_per_token,
+    layer_shape,
+)
 from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
-from llm_profile.roofline import MLP_LAYERS, Floats, elementwise_ns
+from llm_profile.roofline_formulas import Floats, elementwise_ns
 from llm_profile.silicon_attention import Geometry, SiliconAttention
+from llm_profile.silicon_moe import SiliconExperts
 from llm_profile.silicon_rows import FUSED, matrices, read_package
 from llm_profile.silicon_systems import SYSTEMS, System
 from llm_profile.silicon_table import (
@@ -28,7 +38,7 @@ from llm_profile.silicon_table import (
     load_table,
     save_table,
 )
-from llm_profile.tables_v1 import BANDWIDTH_TOLERANCE, LayerCurve
+from llm_profile.tables_v1 import BANDWIDTH_TOLERANCE
 
 FUSED_KERNELS = Elementwise(fixed_ns=2400, efficiency=0.9, cached_efficiency=2.5, working_set=2.0)
 """Norm, rope, activation and embedding kernels of vLLM."""
@@ -51,6 +61,11 @@ class SiliconLatencyModel:
             kv_bytes_per_token(query.model, query.tp_size, query.kv_bits),
             table.bandwidth_gbps,
         )
+        self._experts: Experts = (
+            SiliconExperts(self.name, query, table.experts)
+            if table.experts
+            else NoExperts(self.name, f"{PACKAGE} has no rows of experts of {query.model.name}")
+        )
         self._attention = SiliconAttention(table.prefill, table.decode, system, geometry)
 
     def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -69,14 +84,26 @@ class SiliconLatencyModel:
         """Time of one layer's attention of a batch, priced request by request."""
         return self._attention.ns(prefill_q, prefill_context, decode_kv)
 
+    def moe_ns(self, tokens_per_expert: NDArray[np.int64]) -> int:
+        """Time of one rank's experts in grouped kernels, as if their tokens were spread evenly."""
+        return self._experts.ns(tokens_per_expert)
+
+    def moe_source(self, tokens_per_expert: NDArray[np.int64]) -> Source:
+        """Interpolated or extrapolated."""
+        return self._experts.source(tokens_per_expert)
+
     def source(self, layer: str, tokens: int) -> Source:
         """Measured at measured token counts of a measured matrix; what comes from a formula is estimated."""
-        if layer == "attn":
-            return self._attention.source(tokens)
         if layer not in self._curves:
             return Source.ESTIMATED
         by_tokens, by_matrix = self._curves[layer].source(tokens), self._sources[layer]
         return max(by_tokens, by_matrix, key=list(Source).index)
+
+    def attention_source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """Interpolated, or extrapolated if a chunk, its context or the decodes lie beyond the rows."""
+        return self._attention.source(prefill_q, prefill_context, decode_kv)
 
 
 def _gemm_curves(query: LatencyQuery, table: SiliconTable) -> tuple[dict[str, LayerCurve], dict[str, Source]]:

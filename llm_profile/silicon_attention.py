@@ -75,9 +75,15 @@ class SiliconAttention:
                 work += self._decodes(decode_kv) - self._launch_ns
         return round(max(self._launch_ns + work, alone))
 
-    def source(self, total_kv: int) -> Source:
-        """Whether a decode batch with this total KV lies inside the rows."""
-        return Source.INTERPOLATED if total_kv <= self._decode.largest_kv else Source.EXTRAPOLATED
+    def source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """Whether all keys of a chunk are as few as those of a measured prompt, and the decodes inside the rows."""
+        keys = int((prefill_q + prefill_context).max()) if prefill_q.size else 0
+        inside = keys <= self._longest and (
+            not decode_kv.size or self._decode.covers(decode_kv.size, int(np.add.reduce(decode_kv)))
+        )
+        return Source.INTERPOLATED if inside else Source.EXTRAPOLATED
 
     def _whole_prompt(self, n: int) -> float:
         """A prompt without history; beyond the longest measured one, time grows with the pairs."""

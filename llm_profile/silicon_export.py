@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from astra_sim.input_error import InputError
-from llm_profile.layers import LAYERS
+from llm_profile.layers import LAYERS, MLP_LAYERS
+from llm_profile.layers_csv import LAYER_COLUMNS
 from llm_profile.model_config import load_model_config
 from llm_profile.protocol import LatencyQuery, Source
-from llm_profile.roofline import MLP_LAYERS
 from llm_profile.silicon import SiliconLatencyModel, open_silicon
-from llm_profile.tables_v1 import LAYER_COLUMNS
 
 MAX_TOKENS = 4096
 CHUNKS = (16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 4096, 8192)
@@ -62,8 +61,9 @@ def _attention_lines(query: LatencyQuery, model: SiliconLatencyModel) -> Iterato
             yield f"{ns / 1e6:.6f},,{shape},1,{n},{context},True"
     for n in BATCHES:
         for kv in LENGTHS:
-            if model.source("attn", n * kv) != Source.EXTRAPOLATED:
-                ns = model.attention_ns(none, none, np.full(n, kv))
+            batch = (none, none, np.full(n, kv))
+            if model.attention_source(*batch) != Source.EXTRAPOLATED:
+                ns = model.attention_ns(*batch)
                 yield f",{ns / 1e6:.6f},{shape},{n},0,{n * kv},False"
 
 

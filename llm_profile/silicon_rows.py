@@ -46,6 +46,7 @@ def read_package(query: LatencyQuery, package_version: str) -> SiliconTable:
             gemm=_gemm(query, database),
             prefill=prefill,
             decode=decode,
+            experts=_experts(query, database) if query.model.is_moe else {},
         )
 
 
@@ -83,6 +84,7 @@ def matrices(query: LatencyQuery) -> dict[str, tuple[int, int]]:
     groups = {**FUSED, "o_proj": ("o_proj",), "down_proj": ("down_proj",), "lm_head": ("lm_head",)}
     if query.model.is_moe:
         groups = {name: group for name, group in groups.items() if name not in ("gate_up_proj", "down_proj")}
+        groups["gate"] = ("gate",)
     shapes = {
         name: [layer_shape(query.model, layer, query.tp_size) for layer in group]
         for name, group in groups.items()
@@ -134,6 +136,22 @@ def _attention(query: LatencyQuery, database: Any) -> tuple[Floats, Floats]:
     prefill = [(n, ns) for (n, requests), ns in sorted(prefills.items()) if requests == 1]
     decode = [(requests, kv, ns) for (requests, kv), ns in sorted(decodes.items())]
     return np.array(prefill), np.array(decode)
+
+
+def _experts(query: LatencyQuery, database: Any) -> dict[int, Floats]:
+    """Rows of experts with evenly spread tokens, by ranks; none if this shape was not measured."""
+    model = query.model
+    mode = _module("common").MoEQuantMode[QUANT_MODES[query.weight_bits]]
+    view = _module("engine_table_view").fetch_table_view(database, "_moe_data")
+    try:
+        shape: Rows = view[mode]["balanced"][model.num_experts_per_tok][model.num_experts]
+        by_ranks: Rows = shape[model.hidden_size][model.moe_intermediate_size][query.expert_tp_size]
+    except (KeyError, TypeError):
+        return {}
+    return {
+        int(ranks): np.array([(n, row["latency"] * NS_PER_MS) for n, row in sorted(rows.items())])
+        for ranks, rows in by_ranks.items()
+    }
 
 
 def _by_heads(by_heads: Rows, heads: int) -> dict[tuple[int, int], float]:

@@ -8,7 +8,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class SiliconTable:
     """Rows (prompt tokens, ns) of one prompt without history."""
     decode: Floats
     """Rows (requests, KV tokens of each request, ns)."""
+    experts: dict[int, Floats] = field(default_factory=dict)
+    """Rows (tokens of all ranks, ns) of one rank's experts, by how many ranks the experts are spread over."""
 
 
 def installed_version() -> str | None:
@@ -117,13 +119,16 @@ def _cached_versions() -> list[str]:
 
 def _file_name(query: LatencyQuery) -> str:
     model = query.model
-    shape = {
+    shape: dict[str, Any] = {
         "heads": heads_per_rank(model, query.tp_size),
         **{
             field: getattr(model, field)
             for field in ("hidden_size", "intermediate_size", "head_dim", "vocab_size", "num_experts")
         },
     }
+    if model.is_moe:
+        moe = ("moe_intermediate_size", "num_experts_per_tok")
+        shape |= {field: getattr(model, field) for field in moe} | {"expert_tp_size": query.expert_tp_size}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:12]
     system = SYSTEMS[query.hardware].name
     return f"{system}-tp{query.tp_size}-w{query.weight_bits}-kv{query.kv_bits}-{digest}.npz"
@@ -138,6 +143,7 @@ def _to_arrays(table: SiliconTable) -> dict[str, Any]:
     }
     arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts))}
     arrays |= {"prefill": table.prefill, "decode": table.decode}
+    arrays |= {f"experts.{ranks}": rows for ranks, rows in table.experts.items()}
     for name, rows in table.gemm.items():
         arrays[f"{name}.tokens"], arrays[f"{name}.ns"] = rows.tokens, rows.ns
     return arrays
@@ -149,4 +155,11 @@ def _from_arrays(arrays: dict[str, Any]) -> SiliconTable:
         name: GemmRows(arrays[f"{name}.tokens"], arrays[f"{name}.ns"], Source(source))
         for name, source in facts.pop("gemm").items()
     }
-    return SiliconTable(gemm=gemm, prefill=arrays["prefill"], decode=arrays["decode"], **facts)
+    experts = {
+        int(name.removeprefix("experts.")): rows
+        for name, rows in arrays.items()
+        if name.startswith("experts.")
+    }
+    return SiliconTable(
+        gemm=gemm, prefill=arrays["prefill"], decode=arrays["decode"], experts=experts, **facts
+    )

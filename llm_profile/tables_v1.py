@@ -6,8 +6,7 @@ one for each measured attention shot. Tables answer only for what was measured: 
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,54 +15,19 @@ from numpy.typing import NDArray
 from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_attention
 from llm_profile.attention_v1 import AttentionTable
+from llm_profile.experts import ExpertCurves, Experts, NoExperts
 from llm_profile.hardware import datasheet_bandwidth_gbps
-from llm_profile.layers import LAYERS, kv_bytes_per_token
+from llm_profile.layer_curve import LayerCurve
+from llm_profile.layers import EXPERT_LAYERS, LAYERS, MLP_LAYERS, kv_bytes_per_token
+from llm_profile.layers_csv import is_fused_qkv, read_layer_rows
 from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
+from llm_profile.table_csv import Rows
 
 PROJECT_TABLE_DIR = Path(__file__).resolve().parent / "perf_models"
-LAYER_COLUMNS = ["layer_name", "input", "kv_cache", "tp_size", "latency(ns)"]
 TABLE_BITS = 16
 BANDWIDTH_TOLERANCE = 0.05
 """A cluster config may round a card's bandwidth this much and still mean the measured card."""
-
-
-class LayerCurve:
-    """Time of one layer by token count: measured points, straight lines between and beyond them.
-
-    >>> curve = LayerCurve(np.array([1, 3]), np.array([10.0, 30.0]))
-    >>> curve.ns(np.array([1, 2, 5])).tolist(), str(curve.source(2)), str(curve.source(5))
-    ([10, 20, 50], 'interpolated', 'extrapolated')
-    """
-
-    def __init__(self, tokens: NDArray[np.int64], ns: NDArray[np.float64]) -> None:
-        self._measured = tokens
-        self._last = int(tokens[-1])
-        self._ns = np.rint(np.interp(np.arange(self._last + 1), tokens, ns)).astype(np.int64)
-        self._slope_ns = tail_slope(tokens.astype(np.float64), ns)
-
-    def ns(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Time for each of ``tokens``."""
-        inside = self._ns[np.minimum(tokens, self._last)]
-        beyond = np.maximum(tokens - self._last, 0)
-        return inside if not beyond.any() else inside + np.rint(beyond * self._slope_ns).astype(np.int64)
-
-    def source(self, tokens: int) -> Source:
-        """How :meth:`ns` gets the number of one token count."""
-        if not self._measured[0] <= tokens <= self._last:
-            return Source.EXTRAPOLATED
-        return Source.MEASURED if np.isin(tokens, self._measured) else Source.INTERPOLATED
-
-
-def tail_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Least-squares slope of the last quarter of a sorted curve (at least two points), never negative.
-
-    More than the last two points, because neighbours of a measured table differ by noise.
-    """
-    if x.size < 2:
-        return 0.0
-    keep = x >= min(x[-2], x[-1] - 0.25 * (x[-1] - x[0]))
-    return max(0.0, float(np.polyfit(x[keep], y[keep], 1)[0]))
 
 
 class TableLatencyModel:
@@ -71,10 +35,13 @@ class TableLatencyModel:
 
     step_overhead_ns = 0
 
-    def __init__(self, name: str, curves: dict[str, LayerCurve], attention: AttentionTable) -> None:
+    def __init__(
+        self, name: str, curves: dict[str, LayerCurve], attention: AttentionTable, experts: Experts
+    ) -> None:
         self.name = name
         self._curves = curves
         self._attention = attention
+        self._experts = experts
 
     def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Time of one dense layer for each of ``tokens``; 0 for k_proj and v_proj fused into q_proj."""
@@ -86,9 +53,23 @@ class TableLatencyModel:
         """Time of one layer's attention of a batch, priced request by request."""
         return self._attention.ns(prefill_q, prefill_context, decode_kv)
 
+    def moe_ns(self, tokens_per_expert: NDArray[np.int64]) -> int:
+        """Time of one rank's experts, one after the other."""
+        return self._experts.ns(tokens_per_expert)
+
+    def moe_source(self, tokens_per_expert: NDArray[np.int64]) -> Source:
+        """The least certain of the experts' layers."""
+        return self._experts.source(tokens_per_expert)
+
     def source(self, layer: str, tokens: int) -> Source:
-        """Measured, interpolated or extrapolated; attention of a mixed batch is at best interpolated."""
-        return self._attention.source(tokens) if layer == "attn" else self._curve(layer).source(tokens)
+        """Measured, interpolated or extrapolated."""
+        return self._curve(layer).source(tokens)
+
+    def attention_source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        """Interpolated, or extrapolated if a chunk, its context or the decodes lie beyond the table."""
+        return self._attention.source(prefill_q, prefill_context, decode_kv)
 
     def _curve(self, layer: str) -> LayerCurve:
         try:
@@ -117,71 +98,44 @@ def open_tables(query: LatencyQuery) -> TableLatencyModel:
     if folder is None:
         raise NoLatencyError("", "hardware", f"no tables {key}/layers.csv; {_tables_of(query)}")
     bandwidth_gbps = _check_measured_conditions(query, folder)
-    curves = read_layers(folder / "layers.csv", query.model, query.tp_size)
-    attention = read_attention(
-        folder,
-        query.model,
-        query.tp_size,
-        prompt_ns=_prompt_rows(folder / "layers.csv"),
-        floor_ns_per_token=_read_floor(query, bandwidth_gbps),
-    )
-    return TableLatencyModel(f"tables:{key}", curves, attention)
+    file = folder / "layers.csv"
+    rows = read_layer_rows(file, query)
+    curves = layer_curves(file, rows, query.model)
+    floor_ns = _read_floor(query, bandwidth_gbps)
+    attention = read_attention(folder, query, prompt_ns=_prompts(rows), floor_ns_per_token=floor_ns)
+    name = f"tables:{key}:predicted" if query.predicted_attention else f"tables:{key}"
+    return TableLatencyModel(name, curves, attention, _experts(name, curves, query))
 
 
-def read_layers(file: Path, model: ModelConfig, tp_size: int) -> dict[str, LayerCurve]:
-    """Read ``layers.csv``: a curve for each layer name.
+def _experts(name: str, curves: Mapping[str, LayerCurve], query: LatencyQuery) -> Experts:
+    missing = [layer for layer in EXPERT_LAYERS if layer not in curves]
+    if query.expert_tp_size != 1:
+        return NoExperts(name, f"were measured whole, not split over {query.expert_tp_size} ranks")
+    if not query.model.is_moe or missing:
+        return NoExperts(name, f"no rows for {', '.join(missing) or 'experts of a dense model'}")
+    return ExpertCurves(curves)
+
+
+def layer_curves(file: Path, rows: Mapping[str, Rows], model: ModelConfig) -> dict[str, LayerCurve]:
+    """A curve for each layer name of the rows of ``layers.csv``.
 
     Tables without k_proj and v_proj have them fused into q_proj (TPU): both are 0 there. MoE models have no
-    gate_proj, up_proj, act_fn and down_proj. Any other gap is an error.
+    gate_proj, up_proj and down_proj. Any other gap is an error.
     """
-    rows = read_layer_points(file, tp_size)
-    curves = {name: _curve(points) for name, points in rows.items()}
-    if "q_proj" in curves and "k_proj" not in curves and "v_proj" not in curves:
-        last = np.array([1, curves["q_proj"]._last], dtype=np.int64)
+    curves = {name: LayerCurve(of.keys[:, 0], of.ns) for name, of in rows.items()}
+    if is_fused_qkv(rows):
+        last = np.array([1, rows["q_proj"].keys[-1, 0]], dtype=np.int64)
         curves["k_proj"] = curves["v_proj"] = LayerCurve(last, np.zeros(2))
-    optional = {"attn"} | ({"gate_proj", "up_proj", "act_fn", "down_proj"} if model.is_moe else set())
+    optional = {"attn"} | (set(MLP_LAYERS) if model.is_moe else set())
     missing = [layer for layer in LAYERS if layer not in curves and layer not in optional]
     if missing:
         raise InputError(file, "layer_name", f"no rows for {', '.join(missing)}")
     return curves
 
 
-def _curve(points: list[tuple[int, float]]) -> LayerCurve:
-    by_tokens = dict(points)
-    tokens = np.array(sorted(by_tokens), dtype=np.int64)
-    return LayerCurve(tokens, np.array([by_tokens[t] for t in tokens.tolist()]))
-
-
-def read_layer_points(file: Path, tp_size: int) -> dict[str, list[tuple[int, float]]]:
-    """(tokens, ns) of each layer; the last of repeated rows wins."""
-    rows: dict[str, list[tuple[int, float]]] = {}
-    with file.open(newline="", encoding="utf-8") as stream:
-        reader = csv.reader(stream)
-        header = next(reader, [])
-        if header != LAYER_COLUMNS:
-            expected, got = ",".join(LAYER_COLUMNS), ",".join(header)
-            raise InputError(file, "line 1", f"expected the columns {expected}, not {got or 'an empty file'}")
-        for row in reader:
-            try:
-                name, tokens, _, tp, ns = row
-                point = (int(tokens), float(ns))
-                tp_matches = int(tp) == tp_size
-            except ValueError:
-                raise InputError(file, f"line {reader.line_num}", f"not a row of the table: {row}") from None
-            if not tp_matches:
-                raise InputError(file, f"line {reader.line_num}", f"tp_size {tp} in a tp{tp_size} folder")
-            if point[0] < 1 or not 0 <= point[1] < float("inf"):
-                raise InputError(
-                    file, f"line {reader.line_num}", f"input must be >= 1 and latency >= 0, not {row}"
-                )
-            rows.setdefault(name, []).append(point)
-    return rows
-
-
-def _prompt_rows(file: Path) -> dict[int, float]:
+def _prompts(rows: Mapping[str, Rows]) -> dict[int, float]:
     """``attn`` rows of layers.csv: a whole prompt of n tokens without history, ns by n."""
-    with file.open(newline="", encoding="utf-8") as stream:
-        return {int(row[1]): float(row[4]) for row in csv.reader(stream) if row[0] == "attn"}
+    return rows["attn"].by_count() if "attn" in rows else {}
 
 
 def _check_measured_conditions(query: LatencyQuery, folder: Path) -> float | None:

@@ -9,8 +9,13 @@ half-done prompts, batch by batch; a new one registers with :func:`register_pref
 from collections.abc import Mapping
 
 from inference_serving.policies import (  # noqa: F401  (importing a policy registers it)
+    aging,
     bounded_overtake,
+    deadlines,
+    fair,
     fcfs,
+    feedback,
+    long_caps,
     priority,
     shortest,
 )

@@ -49,7 +49,9 @@ class Forecaster:
         """Predicted time of an iteration that runs ``tokens`` of this job alone, in one piece."""
         assert job.forecast is not None
         planned, planned_ns = job.forecast.next_chunk(job.computed)
-        whole = planned == tokens and (self._options.groups == 1 or job.remaining_tokens == tokens)
+        # inside a predicted chunk its straight line misses the fixed cost of an iteration
+        begins = job.forecast.is_boundary(job.computed)
+        whole = begins and planned == tokens and (self._options.groups == 1 or job.remaining_tokens == tokens)
         ns = planned_ns if whole else self._costs.batch_ns([(tokens, job.computed)])
         return round(ns * job.belief)
 

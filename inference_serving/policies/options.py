@@ -1,4 +1,4 @@
-"""Options of prefill policies, ``--policy-args key=value,...``, typed by one frozen dataclass a policy."""
+"""Options of prefill policies and routers, ``key=value,...``, typed by one frozen dataclass each."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
         raise ValueError(f"{name}={value:g}: must be between {least:g} and {most:g}")
 
 
-OptionsT = TypeVar("OptionsT", bound=PolicyOptions)
+OptionsT = TypeVar("OptionsT")
 
 
 def parse_pairs(text: str) -> dict[str, str]:
@@ -65,21 +65,26 @@ def parse_pairs(text: str) -> dict[str, str]:
 
 
 def make_options(kind: type[OptionsT], pairs: Mapping[str, str]) -> OptionsT:
-    """Build a policy's options from text; raises ValueError that names what is wrong and what would be right."""
-    known = {one.name: one.default for one in fields(kind)}
+    """Build the dataclass ``kind`` from text; raises ValueError that names what is wrong and what would be right."""
+    known = {one.name: one.default for one in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, object] = {}
     for name, text in pairs.items():
         if name not in known:
-            raise ValueError(f"{name} is unknown; this policy takes {', '.join(known)}")
+            raise ValueError(f"{name} is unknown; this policy takes {', '.join(known) or 'no options'}")
         values[name] = _value(name, text, known[name])
-    return kind(**values)  # type: ignore[arg-type]
+    return kind(**values)
+
+
+def parse_bool(name: str, text: str) -> bool:
+    """Read a truth value; raises ValueError, naming the option."""
+    if text.lower() not in _BOOLS:
+        raise ValueError(f"{name}={text}: must be true or false")
+    return _BOOLS[text.lower()]
 
 
 def _value(name: str, text: str, default: object) -> object:
     if isinstance(default, bool):
-        if text.lower() not in _BOOLS:
-            raise ValueError(f"{name}={text}: must be true or false")
-        return _BOOLS[text.lower()]
+        return parse_bool(name, text)
     kind = type(default)
     try:
         value = kind(text)  # type: ignore[call-arg]

@@ -18,6 +18,8 @@ from inference_serving.policies.prefill import CanStart, Chunk, CostModel, Prefi
 PrefillKey = tuple[float, ...]
 _MOST_REFUSALS = 16
 _MOST_MISFITS = 32
+_TIE = 1 + 1e-12
+"""Equal densities stay equal under rounding."""
 
 
 class OrderedPolicy:
@@ -74,16 +76,16 @@ class OrderedPolicy:
         """The chunks to run next, in order."""
         return self.batch(self.in_order(now_ns), token_budget, can_start)
 
-    def in_order(self, now_ns: int) -> Sequence[PrefillJob]:
+    def in_order(self, now_ns: int) -> Iterable[PrefillJob]:
         """All unfinished jobs, first things first."""
         if self.timed:
             jobs = [entry[2] for entry in self._place.values()]
             return sorted(jobs, key=lambda job: (self.key(job, now_ns), job.order))
-        return [entry[2] for entry in self._queue]
+        return (entry[2] for entry in self._queue)
 
     def batch(self, jobs: Iterable[PrefillJob], token_budget: int, can_start: CanStart) -> PrefillPlan | None:
         """Fill one iteration from ``jobs``, which are in order; None if none of them can run."""
-        runnable = _runnable(jobs, can_start)
+        runnable = runnable_jobs(jobs, can_start)
         head = next(runnable, None)
         if head is None or token_budget == 0:
             return None
@@ -147,7 +149,7 @@ class OrderedPolicy:
             with_it_ns = self._believed_ns([*chunks, chunk])
             added_ns = max(with_it_ns - total_ns, 1)
             # a chunk that is dearer in company than alone would break the bound's accounting
-            if added_ns * weight > total_ns / job.isolated_ns or added_ns > chunk.planned_ns:
+            if added_ns * weight > total_ns / job.isolated_ns * _TIE or added_ns > chunk.planned_ns:
                 break
             chunks.append(chunk)
             weight, total_ns, left = weight + 1 / job.isolated_ns, with_it_ns, left - chunk.tokens
@@ -178,7 +180,7 @@ class OrderedPolicy:
             del self._queue[bisect_left(self._queue, entry)]
 
 
-def _runnable(jobs: Iterable[PrefillJob], can_start: CanStart) -> Iterator[PrefillJob]:
+def runnable_jobs(jobs: Iterable[PrefillJob], can_start: CanStart) -> Iterator[PrefillJob]:
     """Jobs that have started or may; after many refusals memory is taken to be full for all."""
     refusals = 0
     for job in jobs:

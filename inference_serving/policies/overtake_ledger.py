@@ -70,18 +70,24 @@ class OvertakeLedger:
         self._data[:, at : len(self._jobs)] = self._data[:, at + 1 : len(self._jobs) + 1].copy()
         self._bind()
 
+    def set_isolated(self, job: PrefillJob, isolated_ns: float) -> None:
+        """Take this as the isolated time that a job's budget is a share of, whatever was predicted."""
+        self._isolated_ns[np.searchsorted(self._order, job.order)] = isolated_ns
+
     def delays_ns(self, chunks: Sequence[Chunk], cost_ns: float) -> Floats:
         """What a batch of these chunks and this cost charges to each job that arrived before its latest.
 
         The vector covers the jobs in front of the latest one only.
         """
-        latest = max(chunk.job.order for chunk in chunks)
-        delays_ns = np.full(int(np.searchsorted(self._order, latest)), float(cost_ns))
+        places = self._places(chunks)
+        front = max(places)
+        delays_ns = np.full(front, float(cost_ns))
         if len(chunks) > 1:
-            margin = self._budget.margin
-            for chunk in chunks:
-                delays_ns[int(np.searchsorted(self._order, chunk.job.order)) :] -= chunk.planned_ns / margin
-            np.maximum(delays_ns, 0.0, out=delays_ns)
+            covered_ns = np.zeros(front)
+            for place, chunk in zip(places, chunks, strict=True):
+                if place < front:
+                    covered_ns[place] = chunk.planned_ns / self._budget.margin
+            np.maximum(delays_ns - np.cumsum(covered_ns), 0.0, out=delays_ns)
         return delays_ns
 
     def violator(self, chunks: Sequence[Chunk], cost_ns: float, now_ns: int, reserve: float) -> int | None:
@@ -96,10 +102,7 @@ class OvertakeLedger:
         left_ns = self.left_ns(now_ns)[:front] - delays_ns
         if reserve:
             kept = reserve * self._isolated_ns[:front]
-            for chunk in chunks:
-                at = int(np.searchsorted(self._order, chunk.job.order))
-                if at < front:
-                    kept[at] = 0.0
+            kept[[place for place in self._places(chunks) if place < front]] = 0.0
             left_ns -= kept
         first = int(np.argmax(left_ns < 0))
         return first if left_ns[first] < 0 else None
@@ -111,6 +114,11 @@ class OvertakeLedger:
             budget.beta * self._isolated_ns + budget.sigma * (now_ns - self._arrival_ns) - self._charge_ns
         )
         return left
+
+    def _places(self, chunks: Sequence[Chunk]) -> list[int]:
+        """Positions of the chunks' jobs."""
+        found: list[int] = np.searchsorted(self._order, [chunk.job.order for chunk in chunks]).tolist()
+        return found
 
     def charge(self, chunks: Sequence[Chunk], cost_ns: float) -> None:
         """Charge a batch that has run and took ``cost_ns``."""

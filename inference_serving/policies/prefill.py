@@ -29,6 +29,11 @@ class Forecast:
         begin_ns, end_ns = self.times_ns[after - 1], self.times_ns[after]
         return begin_ns + (end_ns - begin_ns) * (computed - first) // (last - first)
 
+    def is_boundary(self, computed: int) -> bool:
+        """Whether a predicted chunk begins after ``computed`` tokens."""
+        after = bisect_right(self.tokens, computed)
+        return after > 0 and self.tokens[after - 1] == computed
+
     def next_chunk(self, computed: int) -> tuple[int, int]:
         """Tokens and ns from ``computed`` to the end of its predicted chunk."""
         after = bisect_right(self.tokens, computed)
@@ -43,7 +48,7 @@ class PrefillJob:
     ``isolated_ns`` is the predicted time of the prompt alone on the instance, from its warm state and with
     the chunks that would really run, ``remaining_ns`` the part of it still to run. A chunk may run as
     ``groups`` layer groups; ``held_tokens`` is the chunk whose first ``held_groups`` groups have run.
-    ``bound_ns`` is the latest completion that the policy guarantees, if it guarantees any.
+    ``bound_ns`` is the longest time from arrival to completion that the policy guarantees, if it guarantees any.
     """
 
     request_id: int

@@ -42,19 +42,25 @@ def prefill_policy_names() -> list[str]:
     return sorted(_POLICIES)
 
 
-def find_prefill_policy(name: str) -> PrefillPolicyClass:
-    """The class behind a name or a ``module:Class``; raises ValueError that says what would be right."""
-    if name in _POLICIES:
-        return _POLICIES[name]
+def import_class(name: str) -> Any:
+    """What ``module:Class`` names; raises ValueError that says what is wrong with it."""
     module_name, colon, class_name = name.partition(":")
     if not colon:
         raise ValueError(f"{name!r} is unknown")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except ImportError as error:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module does while it is imported
         raise ValueError(f"{name!r}: cannot import {module_name}: {error}") from None
-    except AttributeError:
-        raise ValueError(f"{name!r}: module {module_name} has no {class_name}") from None
+    if not hasattr(module, class_name):
+        raise ValueError(f"{name!r}: module {module_name} has no {class_name}")
+    return getattr(module, class_name)
+
+
+def find_prefill_policy(name: str) -> PrefillPolicyClass:
+    """The class behind a name or a ``module:Class``; raises ValueError that says what would be right."""
+    if name in _POLICIES:
+        return _POLICIES[name]
+    found = import_class(name)
     if not all(hasattr(found, part) for part in _PARTS):
         raise ValueError(f"{name!r}: not a prefill policy; see docs/extending.md")
     policy: PrefillPolicyClass = found

@@ -40,4 +40,4 @@ class ShortestProduct(OrderedPolicy):
 
     def key(self, job: PrefillJob, now_ns: int) -> PrefillKey:
         """Isolated time times remaining time."""
-        return (float(job.isolated_ns) * job.remaining_ns,)
+        return (job.isolated_ns * job.remaining_ns,)

@@ -69,6 +69,11 @@ class LinearLatency:
     def source(self, layer: str, tokens: int) -> Source:
         return Source.ESTIMATED
 
+    def attention_source(
+        self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
+    ) -> Source:
+        return Source.ESTIMATED
+
 
 def lone_costs(spec: InstanceSpec) -> PrefillCosts:
     """Prefill times of an instance whose iterations cost nothing but their layers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.kv_cache import KvCache
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import IterationOutcome, Scheduler
@@ -75,3 +76,33 @@ class Bench:
     def waiting(self) -> list[str]:
         """The waiting requests, in the policy's order."""
         return [self._names[request.request_id] for request in self.scheduler.waiting]
+
+
+class AheadBench(Bench):
+    """A bench whose scheduler works one iteration ahead; a step runs the batch that was formed before it.
+
+    A request that is added between two steps arrives as the iteration of the first one ends, and may join
+    the batch of the step after the next.
+    """
+
+    def __init__(self, kv_blocks: int = 100_000, **settings: Any) -> None:
+        super().__init__(kv_blocks, **settings)
+        self.scheduler: AsyncScheduler = AsyncScheduler(self.settings, self.kv_cache)
+        self.ahead: list[Item] = []
+
+    def step(self) -> list[Item]:
+        """Run the batch formed ahead, or one formed now if there is none, while the next one is formed."""
+        batch = self.ahead or self.form()
+        if batch:
+            self.ahead = self.form()
+            self.now_ns += ITERATION_NS
+            self.outcome = self.scheduler.complete(self.now_ns)
+        return batch
+
+    def form(self) -> list[Item]:
+        """Form the next batch."""
+        self.batch = self.scheduler.schedule(self.now_ns)
+        if self.batch is None:
+            return []
+        rows = zip(self.running(), self.batch.grants.tolist(), self.batch.context.tolist(), strict=True)
+        return [(name, tokens, before) for name, tokens, before in rows if tokens]

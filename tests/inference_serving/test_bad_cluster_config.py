@@ -385,6 +385,12 @@ def test_a_place_that_is_too_small_is_refused_with_numbers(tmp_path, run):
         ),
         ({"dtype": "int4"}, [], f"{AT}.dtype: 'int4' is unknown; use auto or one of {DTYPES}"),
         (
+            {"pd_type": "prefill"},
+            ["--async-scheduling"],
+            f"{AT}.async_scheduling: true: is not supported yet for prefill instances; set it (here, or by "
+            "--no-async-scheduling) to false",
+        ),
+        (
             {"kv_cache_dtype": "fp4"},
             [],
             f"{AT}.kv_cache_dtype: 'fp4' is unknown; use auto or one of {DTYPES}",

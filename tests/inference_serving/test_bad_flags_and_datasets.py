@@ -100,6 +100,22 @@ def test_the_run_that_the_cases_break_is_itself_fine(tmp_path, run):
             "--scheduling-policy json:JSONDecoder",
             "--scheduling-policy: 'json:JSONDecoder': not a prefill policy; see docs/extending.md",
         ),
+        (
+            "--scheduling-policy srpt-aging --policy-args aging=-1",
+            "--policy-args: aging=-1: must be between 0 and 1e+06",
+        ),
+        (
+            "--scheduling-policy mlfq --policy-args levels=0",
+            "--policy-args: levels=0: must be between 1 and 64",
+        ),
+        (
+            "--scheduling-policy lars --policy-args floor=-0.5",
+            "--policy-args: floor=-0.5: must be between 0 and 1e+06",
+        ),
+        (
+            "--scheduling-policy long-caps --policy-args max_long_partial_prefills=5",
+            "--policy-args: max_long_partial_prefills=5: must be between 1 and 4",
+        ),
         ("--num-gpu-blocks-override 0", "--num-gpu-blocks-override: 0: must be at least 1"),
         (
             "--num-gpu-blocks-override 1000000000001",
@@ -111,6 +127,10 @@ def test_the_run_that_the_cases_break_is_itself_fine(tmp_path, run):
         ("--log-interval inf", "--log-interval: inf: must be between 1e-9 and 1e9 seconds"),
         (f"--num-req {10**30}", f"--num-req: {10**30}: must be at most {10**12}"),
         (f"--block-size {10**30}", f"--block-size: {10**30}: must be at most {10**12}"),
+        (
+            "--enable-attn-prediction --latency-source bundle",
+            "--enable-attn-prediction: needs --latency-source tables, not bundle: only tables have a predictor",
+        ),
         ("--npu-memory-utilization 0", "--npu-memory-utilization: 0: must be in (0, 1], such as 0.9"),
         ("--npu-memory-utilization 2", "--npu-memory-utilization: 2: must be in (0, 1], such as 0.9"),
         ("--npu-memory-utilization nan", "--npu-memory-utilization: nan: must be in (0, 1], such as 0.9"),
@@ -146,10 +166,6 @@ def test_a_wrong_list_of_iterations_is_named_with_its_value(tmp_path, run, text)
             "--enable-sub-batch-interleaving: sub-batch interleaving is not supported yet",
         ),
         (
-            "--enable-attn-prediction",
-            "--enable-attn-prediction: the attention predictor is not supported yet",
-        ),
-        (
             "--expert-routing-policy RAND",
             "--expert-routing-policy: RAND: expert routing is not supported yet; use FAST",
         ),
@@ -181,18 +197,50 @@ def test_a_second_tier_that_cannot_be_is_refused(run, flags, message):
     assert run(*flags.split()) == refused(message)
 
 
-@pytest.mark.parametrize("name", ["CUSTOM", "LWL", "SITA", "MSC"])
-def test_a_router_that_is_not_there_yet_is_refused_with_those_that_are(run, name):
-    known = ", ".join(router_names())
-    assert run("--request-routing-policy", name) == refused(
-        f"--request-routing-policy: {name} is not supported yet; use one of {known}"
-    )
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--request-routing-policy rr",
+            f"--request-routing-policy: 'rr' is unknown; use one of {', '.join(router_names())}, "
+            "or your own by module:Class",
+        ),
+        (
+            "--request-routing-policy nowhere:Router",
+            "--request-routing-policy: 'nowhere:Router': cannot import nowhere: No module named 'nowhere'",
+        ),
+        (
+            "--request-routing-policy json:JSONDecoder",
+            "--request-routing-policy: 'json:JSONDecoder': not a router; see docs/extending.md",
+        ),
+        ("--request-routing-policy CUSTOM", "--router-args: CUSTOM needs class=module:Class"),
+        (
+            "--request-routing-policy CUSTOM --router-args class=json:Router",
+            "--request-routing-policy: 'json:Router': module json has no Router",
+        ),
+        ("--router-args guard=1", "--router-args: RR takes no options; drop guard"),
+        ("--router-args guard", "--router-args: 'guard': write name=value, several separated by commas"),
+        (
+            "--request-routing-policy SITA --router-args guard=1",
+            "--router-args: guard is unknown; this policy takes cutoff, share",
+        ),
+        (
+            "--request-routing-policy SITA --router-args share=2",
+            "--router-args: share=2: must be between 0 and 1",
+        ),
+        (
+            "--request-routing-policy MSC --router-args guard=x",
+            "--router-args: guard=x: must be a whole number",
+        ),
+    ],
+)
+def test_a_wrong_router_or_router_option_is_refused_with_what_would_be_right(run, flags, message):
+    assert run(*flags.split()) == refused(message)
 
 
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ("--request-routing-policy rr", "argument --request-routing-policy: invalid choice: 'rr'"),
         ("--network-backend htsim", "argument --network-backend: invalid choice: 'htsim'"),
         ("--latency-source oracle", "argument --latency-source: invalid choice: 'oracle'"),
         ("--log-level ERROR", "argument --log-level: invalid choice: 'ERROR'"),
@@ -245,7 +293,7 @@ def test_a_dataset_that_is_a_folder_is_named(tmp_path, run):
         ([{**GOOD, "output_toks": 2.5}], "line 1: output_toks: 2.5: must be an integer"),
         (
             [{**GOOD, "sub_requests": []}],
-            "line 1: sub_requests: sessions are not supported yet; write each request on its own line",
+            "line 1: sub_requests: has no turns; give at least one",
         ),
         (
             [GOOD, {**GOOD, "input_toks": 4096}],

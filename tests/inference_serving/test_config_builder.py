@@ -145,6 +145,7 @@ COMMAND_LINE = SchedulerSettings(
         ),
         ({"reserve_full_isl": False}, {"reserve_full_isl": False}),
         ({"prioritize_prefill": True}, {"prioritize_prefill": True}),
+        ({"async_scheduling": True}, {"async_scheduling": True}),
         ({"scheduling_policy": "priority"}, {"scheduling_policy": "priority"}),
         ({"block_size": 32}, {"block_size": 32}),
         ({"max_batch": None, "block_size": None, "scheduling_policy": None}, {}),

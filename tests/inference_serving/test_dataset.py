@@ -84,6 +84,7 @@ def test_a_request_may_name_its_class(tmp_path, name):
 
 def test_fields_that_may_be_left_out_may_also_be_null(tmp_path):
     null = {**GOOD, "input_tok_ids": None, "output_tok_ids": None, "priority": None, "class": None}
+    null["sub_requests"] = None
     assert read_dataset(write(tmp_path, null)) == read_dataset(write(tmp_path, GOOD))
 
 
@@ -121,10 +122,6 @@ def test_fields_that_may_be_left_out_may_also_be_null(tmp_path):
         ({"input_tok_ids": [1, 2.0, 3]}, "input_tok_ids[1]: 2.0: must be an integer of at least 0"),
         ({"input_tok_ids": [1, 2, -3]}, "input_tok_ids[2]: -3: must be an integer of at least 0"),
         ({"input_tok_ids": [True, 2, 3]}, "input_tok_ids[0]: true: must be an integer of at least 0"),
-        (
-            {"sub_requests": []},
-            "sub_requests: sessions are not supported yet; write each request on its own line",
-        ),
     ],
 )
 def test_a_wrong_field_is_named_with_its_line_and_value(tmp_path, change, message):
@@ -200,14 +197,15 @@ fields = [*GOOD, "input_tok_ids", "output_tok_ids", "priority", "class", "sub_re
 def test_any_line_is_either_a_valid_request_or_an_input_error(tmp_path_factory, change):
     file = write(tmp_path_factory.getbasetemp(), {**GOOD, **change})
     try:
-        (request,) = read_dataset(file, keep_token_ids=True)
+        requests = read_dataset(file, keep_token_ids=True)
     except InputError as error:
         assert error.field.startswith("line 1")
         return
-    assert request.input_tokens >= 1
-    assert request.output_tokens >= 1
-    assert 0 <= request.arrival_ns <= LARGEST
-    assert request.input_token_ids is None or len(request.input_token_ids) == request.input_tokens
+    for request in requests:
+        assert request.input_tokens >= 1
+        assert request.output_tokens >= 1
+        assert 0 <= request.arrival_ns <= LARGEST
+        assert request.input_token_ids is None or len(request.input_token_ids) == request.input_tokens
 
 
 def test_ten_thousand_lines_are_read_quickly(tmp_path):

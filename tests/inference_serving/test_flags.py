@@ -49,6 +49,7 @@ NEWER = {
 }
 OWN = {
     "scheduling_policy": "fcfs",
+    "async_scheduling": False,
     "latency_source": "auto",
     "profile_dir": None,
     "seed": 0,
@@ -104,6 +105,7 @@ def test_help_shows_defaults(monkeypatch, capsys):
         ("--long-prefill-token-threshold 64", scheduler(long_prefill_token_threshold=64)),
         ("--no-reserve-full-isl", scheduler(reserve_full_isl=False)),
         ("--prioritize-prefill", scheduler(prioritize_prefill=True)),
+        ("--async-scheduling", scheduler(async_scheduling=True)),
         ("--scheduling-policy priority", scheduler(scheduling_policy="priority")),
         ("--gen", scheduler(skip_prefill=True)),
         ("--npu-memory-utilization 0.5", SimulationConfig(npu_memory_utilization=0.5)),

@@ -146,10 +146,12 @@ def test_rows_of_kv_come_first_and_stored_kv_last(tmp_path):
     st.lists(st.tuples(st.integers(1, 120), st.integers(1, 60)), min_size=2, max_size=8),
     st.sampled_from(["fcfs", *prefill_policy_names()]),
     st.sampled_from([1, 3e-4]),
+    st.booleans(),
 )
-def test_kv_that_gave_way_comes_back_whole_or_was_dropped(tmp_path_factory, lengths, policy, host_gb):
+def test_kv_that_gave_way_comes_back_whole_or_was_dropped(tmp_path_factory, lengths, policy, host_gb, ahead):
     folder = tmp_path_factory.mktemp("swap")
-    config = SimulationConfig(SchedulerSettings(scheduling_policy=policy))
+    ahead = ahead and policy == "fcfs"
+    config = SimulationConfig(SchedulerSettings(scheduling_policy=policy, async_scheduling=ahead))
     section = instance(folder, kv_tokens=200, placement=TO_CPU)
     cluster = cluster_of(folder, section, config=config, mem_size=host_gb)
     observer = Bytes()
@@ -158,7 +160,8 @@ def test_kv_that_gave_way_comes_back_whole_or_was_dropped(tmp_path_factory, leng
     assert tiers is not None
     swap = tiers.swap_statistics
     assert len(simulation.finished) == len(lengths)
-    assert swap.evicted_tokens == swap.reloaded_tokens
+    # scheduled ahead, the last token of a request that gives way may be on its way
+    assert 0 <= swap.evicted_tokens - swap.reloaded_tokens <= (swap.dropped_tokens if ahead else 0)
     assert observer.moved.get(KvMoveKind("kv_evict", CPU), 0) == swap.evicted_tokens * KV_BYTES_PER_TOKEN
     assert observer.moved.get(KvMoveKind("kv_load", CPU), 0) == swap.reloaded_tokens * KV_BYTES_PER_TOKEN
     assert tiers._spare.free_bytes == spare_bytes(cluster)
@@ -313,7 +316,8 @@ def test_room_and_bytes_are_conserved_with_everything_at_once(tmp_path_factory, 
     sharing = data.draw(st.booleans())
     policy = data.draw(st.sampled_from(["fcfs", *prefill_policy_names()]))
     storage = data.draw(st.sampled_from(["cpu", "cxl"]))
-    config = caching(sharing, storage, scheduling_policy=policy)
+    ahead = data.draw(st.booleans()) and policy == "fcfs"
+    config = caching(sharing, storage, scheduling_policy=policy, async_scheduling=ahead)
     section = instance(folder, kv_tokens=240, placement=TO_CPU)
     cluster = cluster_of(folder, section, section, config=config, devices=2, mem_size=3e-4)
     seen = st.lists(st.integers(0, 1), min_size=1, max_size=110)

@@ -125,3 +125,11 @@ def test_an_unknown_source_is_an_error(tmp_path):
     cluster = make_cluster(tmp_path, [section(tmp_path)])
     with pytest.raises(InputError, match="latency source: 'guess' is unknown"):
         open_latencies(cluster, SimulationConfig(latency_source="guess"))
+
+
+def test_attention_prediction_needs_tables_and_names_the_instance(tmp_path):
+    with pytest.raises(InputError) as caught:
+        opened(tmp_path, section(tmp_path), latency_source="auto", attn_prediction=True, profile_dir=tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'cluster.json'}: nodes[0].instances[0].hardware: no latencies of")
+    assert message.endswith("; the attention predictor needs tables")

@@ -24,9 +24,11 @@ class Asked(LinearLatency):
         return super().layer_ns(layer, tokens)
 
     def source(self, layer, tokens):
-        if layer == "attn":
-            return Source.EXTRAPOLATED if tokens >= 300 else Source.INTERPOLATED
         return Source.MEASURED if tokens <= 100 else Source.INTERPOLATED
+
+    def attention_source(self, prefill_q, prefill_context, decode_kv):
+        keys = int((prefill_q + prefill_context).sum() + decode_kv.sum())
+        return Source.EXTRAPOLATED if keys >= 300 else Source.INTERPOLATED
 
 
 def test_no_token_count_is_asked_for_twice():

@@ -20,7 +20,8 @@ from inference_serving.simulation import Simulation
 HEADER = (
     "instance id,request id,model,input,output,arrival,end_time,latency,queuing_delay,TTFT,TPOT,ITL,"
     "prefill_instance_id,decode_instance_id,preemptions,priority,"
-    "class,isolated_prefill,slowdown,chunks,pauses,overtaken,bound,prefix_hit_tokens,wait_ledger,energy_j"
+    "class,isolated_prefill,slowdown,chunks,pauses,overtaken,bound,prefix_hit_tokens,wait_ledger,energy_j,"
+    "session_id,turn,client_wait"
 )
 MIXED = [(30, 5), (200, 1), (7, 12), (64, 2), (1, 1), (120, 30)]
 KINDS = [
@@ -98,6 +99,9 @@ def test_a_row_by_hand(tmp_path):
         "prefix_hit_tokens": "0",
         "wait_ledger": "",
         "energy_j": "",
+        "session_id": "",
+        "turn": "",
+        "client_wait": "",
     }
 
 

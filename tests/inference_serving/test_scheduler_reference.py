@@ -2,16 +2,18 @@
 
 The slow one is vLLM's rule in plain Python lists: a request's need is what it has not computed of the tokens
 that it has; running requests first, then waiting ones; without a free block the tail (or, under priority, the
-least urgent) is preempted, and an iteration that preempted admits nobody.
+least urgent) is preempted, and an iteration that preempted admits nobody. One iteration ahead, a batch is
+formed as if the tokens of the running one were known already.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scheduler_builders import ITERATION_NS, Bench, Item
+from scheduler_builders import ITERATION_NS, AheadBench, Bench, Item
 
 from inference_serving.settings import SchedulerSettings
 
@@ -101,6 +103,42 @@ class PlainScheduler:
         return batch
 
 
+class PlainAheadScheduler(PlainScheduler):
+    """The same one iteration ahead: ``known`` counts tokens on their way, and the last one ends the need."""
+
+    def __init__(self, settings: SchedulerSettings, kv_blocks: int) -> None:
+        super().__init__(settings, kv_blocks)
+        self.ahead: tuple[list[Item], list[Plain]] | None = None
+
+    def need(self, request: Plain, budget: int) -> int:
+        return 0 if request.known == request.end else super().need(request, budget)
+
+    def form_ahead(self, idle: bool) -> tuple[list[Item], list[Plain]] | None:
+        """A batch and the requests that emit a token at its end; None if nothing can run."""
+        batch, preempted = self.form()
+        while idle and preempted and not batch:
+            batch, preempted = self.form()
+        batch = [item for item in batch if item[1]]
+        ran, emitting = {name for name, _, _ in batch}, []
+        for request in [request for request in self.running if request.name in ran]:
+            request.computed = request.held
+            if request.computed == request.known:
+                request.known += 1
+                emitting.append(request)
+        return (batch, emitting) if batch else None
+
+    def step(self, end_ns: int) -> list[Item]:
+        now = self.ahead or self.form_ahead(idle=True)
+        if now is None:
+            return []
+        self.ahead = self.form_ahead(idle=False)
+        for request in now[1]:
+            request.token_times_ns.append(end_ns)
+            if request.known == request.end and not (self.ahead and request in self.ahead[1]):
+                (self.running if request in self.running else self.waiting).remove(request)
+        return now[0]
+
+
 @dataclass(frozen=True)
 class Arrival:
     """A request that comes before iteration number ``iteration``."""
@@ -134,10 +172,10 @@ limits = st.fixed_dictionaries(
 )
 
 
-def check_same_batches(workload: list[Arrival], kv_blocks: int, **settings_) -> int:
+def check_same_batches(workload: list[Arrival], kv_blocks: int, ahead: bool = False, **settings_) -> int:
     """Run both side by side; return how many requests were preempted."""
-    bench = Bench(kv_blocks, **settings_)
-    reference = PlainScheduler(bench.settings, kv_blocks)
+    bench = (AheadBench if ahead else Bench)(kv_blocks, **settings_)
+    reference = (PlainAheadScheduler if ahead else PlainScheduler)(bench.settings, kv_blocks)
     pairs, pending, iteration = [], list(workload), 0
     while pending or reference.running or reference.waiting:
         while pending and pending[0].iteration <= iteration:
@@ -197,13 +235,21 @@ def test_without_chunked_prefill_the_same_batches_are_formed(workload, limits, s
     check_same_batches(workload, kv_blocks, **{**limits, **whole})
 
 
-def test_a_long_run_with_steady_pressure_on_kv_forms_the_same_batches():
+@settings(max_examples=150)
+@given(workloads, limits, st.integers(0, 6), st.sampled_from(["fcfs", "priority"]))
+def test_one_iteration_ahead_the_same_batches_are_formed(workload, limits, spare_blocks, policy):
+    kv_blocks = blocks_for_the_longest(workload, limits["block_size"]) + spare_blocks
+    check_same_batches(workload, kv_blocks, ahead=True, scheduling_policy=policy, **limits)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_long_run_with_steady_pressure_on_kv_forms_the_same_batches(ahead):
     """So that preemption and recomputation are certain to have been compared."""
     workload = [
         Arrival(number // 2, 5 + number * 7 % 23, 1 + number * 5 % 17, number % 3) for number in range(120)
     ]
     for policy in ("fcfs", "priority"):
         preemptions = check_same_batches(
-            workload, 24, block_size=2, max_num_batched_tokens=32, scheduling_policy=policy
+            workload, 24, ahead, block_size=2, max_num_batched_tokens=32, scheduling_policy=policy
         )
         assert preemptions > 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ schedulers = st.builds(
     prioritize_prefill=st.booleans(),
     scheduling_policy=st.sampled_from(["fcfs", "priority"]),
 )
+colocated = st.sampled_from([[(1, None)], [(2, None)], [(1, None), (1, None)]])
 
 
 class IterationTimes:
@@ -118,6 +120,18 @@ def test_invariants_hold_when_kv_blocks_are_short(npus, pairs, scheduler, gap_ns
     workload = requests(*pairs, gap_ns=gap_ns)
     simulation = simulate(cluster, workload, config)
     check_invariants(simulation, workload)
+
+
+@settings(max_examples=80)
+@given(colocated, lengths, schedulers, st.integers(0, 40_000), st.booleans())
+def test_invariants_hold_when_batches_are_formed_ahead(npus, pairs, scheduler, gap_ns, short_of_kv):
+    longest = max(p + o for p, o in pairs)
+    kv_tokens = longest + 2 * scheduler.block_size if short_of_kv else 100_000
+    cluster, config = build(npus, kv_tokens, replace(scheduler, async_scheduling=True))
+    workload = requests(*pairs, gap_ns=gap_ns)
+    times = IterationTimes()
+    check_invariants(simulate(cluster, workload, config, [times]), workload)
+    assert all(np.all(np.diff(ends) > 0) for ends in times.ends.values())  # INV-5, INV-9
 
 
 @settings(max_examples=60)

@@ -35,7 +35,8 @@ def csv_of_a_run(tmp_path, capsys):
             '{"input_toks": 600, "output_toks": 1, "arrival_time_ns": 0, "class": "long"}\n'
             '{"input_toks": 10, "output_toks": 1, "arrival_time_ns": 1000}\n'
         )
-        cluster = cluster_file(tmp_path, [instance(tmp_path)])
+        sections = [instance(tmp_path, 1, "prefill"), instance(tmp_path, 1, "decode")]
+        cluster = cluster_file(tmp_path, sections)
         output = tmp_path / "run.csv"
         argv = ["--cluster-config", cluster, "--dataset", workload, "--output", output, *flags]
         assert cli.main([str(arg) for arg in [*argv, "--max-num-batched-tokens", 100]]) == 0

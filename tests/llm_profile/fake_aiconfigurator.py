@@ -41,11 +41,16 @@ def gemm_ns(m: int, n: int, k: int) -> float:
 
 
 def prompt_ns(n: int, heads: int = 4) -> float:
-    return 10_000 + 2 * heads * n + n * n / 2
+    return 10_000 + 2 * heads * n + n * n / 64
 
 
 def decode_ns(requests: int, kv: int, heads: int = 4) -> float:
     return 8000 + 100 * requests + heads * requests * kv
+
+
+def experts_ns(batch: int, ranks: int) -> float:
+    """Experts of one of ``ranks`` when ``batch`` tokens go to two of four experts each."""
+    return 9000 + 40 * batch / ranks
 
 
 class GEMMQuantMode(enum.Enum):
@@ -54,6 +59,11 @@ class GEMMQuantMode(enum.Enum):
 
 
 class KVCacheQuantMode(enum.Enum):
+    bfloat16 = 0
+    fp8 = 1
+
+
+class MoEQuantMode(enum.Enum):
     bfloat16 = 0
     fp8 = 1
 
@@ -76,7 +86,7 @@ class FakePackage:
         }
         common = made["aiconfigurator_core.sdk.common"]
         common.GEMMQuantMode, common.KVCacheQuantMode = GEMMQuantMode, KVCacheQuantMode
-        common.FMHAQuantMode = FMHAQuantMode
+        common.FMHAQuantMode, common.MoEQuantMode = FMHAQuantMode, MoEQuantMode
         made["aiconfigurator_core.sdk.perf_database"].get_database = self.get_database
         made["aiconfigurator_core.sdk.engine_table_view"].fetch_table_view = fetch_table_view
         made["aiconfigurator_core.sdk.operations"].GEMM = lambda _name, _scale, n, k, _mode: (n, k)
@@ -105,6 +115,10 @@ def fetch_table_view(_database: object, attribute: str) -> dict:
     if attribute == "_context_attention_data":
         rows = {h: {n: {1: row(prompt_ns(n, h)), 2: row(1)} for n in PROMPTS} for h in HEADS}
         return {FMHAQuantMode.bfloat16: {KVCacheQuantMode.bfloat16: {2: {64: {0: rows}}}}}
+    if attribute == "_moe_data":
+        by_ranks = {ranks: {n: row(experts_ns(n, ranks)) for n in TOKENS} for ranks in (1, 2)}
+        shape = {2: {4: {256: {512: {1: by_ranks}}}}}
+        return {MoEQuantMode.bfloat16: {"balanced": shape, "power_law_1.2": {}}}
     assert attribute == "_generation_attention_data"
     rows = {h: {b: {kv: row(decode_ns(b, kv, h)) for kv in LENGTHS} for b in BATCHES} for h in HEADS}
     return {KVCacheQuantMode.bfloat16: {2: {64: {0: rows}}}}

@@ -1,14 +1,23 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic_tables import GPU_HEADER, tokens
 
 from llm_profile.calibrate import error_table, fit, main
+from llm_profile.calibrate_check import held_out_errors
 from llm_profile.hardware import find_hardware, load_hardware
 from llm_profile.latency import LatencyQuery, open_latency_model
 from llm_profile.layers import LAYERS
-from llm_profile.profiles import read_profiles
+from llm_profile.model_config import load_model_config
+from llm_profile.profiles import Profile, read_profiles
 
 NONE = tokens()
+
+
+def own_layers():
+    """One row for every layer but the attention."""
+    return {layer: {64: 1000.0} for layer in LAYERS if layer != "attn"}
 
 
 @pytest.fixture
@@ -62,6 +71,28 @@ def test_a_fit_finds_the_coefficients_that_made_the_tables(own_tables):
 def test_check_prints_a_table(own_tables, capsys):
     assert main(["--profiles", str(own_tables), "--hardware", "A6000", "--check"]) == 0
     assert "| A6000/meta-llama/Llama-3.1-8B/tp1 block | 0.0% | 0.0% |" in capsys.readouterr().out
+
+
+def test_held_out_errors_are_of_a_model_that_was_not_fitted():
+    card = load_hardware(find_hardware("A6000"))
+    names = ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B")
+    profiles = [Profile(load_model_config(name), 1, {}, {64: {0: 9000.0}}, {}) for name in names]
+    fitted_to = []
+
+    def fit_nothing(card, others):
+        fitted_to.extend(profile.model.name for profile in others)
+        return card.coefficients
+
+    errors = held_out_errors(card, [replace(p, layers=own_layers()) for p in profiles], fit_nothing)
+    assert fitted_to == [names[0], names[1]]  # the 70B is held out first
+    assert {f"{name}/tp1 prefill" for name in names} <= errors.keys()
+
+
+def test_a_card_with_one_model_has_none_to_hold_out(own_tables, capsys):
+    assert main(["--profiles", str(own_tables), "--hardware", "A6000", "--held-out"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --held-out: A6000 has no other dense model than meta-llama/Llama-3.1-8B\n"
+    )
 
 
 def test_bad_arguments_are_one_line(tmp_path, capsys):

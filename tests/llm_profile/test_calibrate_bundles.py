@@ -33,7 +33,8 @@ def test_a_bundle_is_read_in_ns_by_our_layers(bundle, tmp_path):
     }
     assert (profile.fused_qkv, profile.fused_gate_up) == (True, True)
     assert profile.prefill == {32: {64: 9250.0}}
-    assert profile.decode == {2: {32: 8500.0}}  # the batch of both is left out
+    assert profile.decode == {2: {32: 8500.0}}
+    assert profile.mixed.T.tolist() == [[32, 64, 2, 16, 20000.0]]
 
 
 def test_a_missing_file_or_column_is_named(bundle, tmp_path):
@@ -44,4 +45,4 @@ def test_a_missing_file_or_column_is_named(bundle, tmp_path):
     (bundle / "per_sequence.csv").unlink()
     with pytest.raises(InputError) as caught:
         read_profiles(tmp_path, "CARD")
-    assert str(caught.value) == (f"{bundle / 'per_sequence.csv'}: cannot be read: No such file or directory")
+    assert str(caught.value) == (f"{bundle / 'per_sequence.csv'}: no such file; the tables beside it need it")

@@ -4,6 +4,7 @@ from astra_sim.input_error import InputError
 from llm_profile.layers import (
     BLOCK_LAYERS,
     LAYERS,
+    block_layers,
     kv_bytes_per_token,
     layer_shape,
     parameters_per_rank,
@@ -70,3 +71,10 @@ def test_expert_models_have_no_dense_mlp():
 def test_unknown_layer_is_a_programming_error():
     with pytest.raises(ValueError, match="unknown layer 'softmax'"):
         layer_shape(LLAMA, "softmax", 1)
+
+
+def test_a_block_with_experts_has_a_router_for_its_mlp():
+    assert block_layers(LLAMA) == BLOCK_LAYERS
+    assert block_layers(MIXTRAL) == (*BLOCK_LAYERS[:8], "gate")
+    with pytest.raises(InputError, match="num_experts: this is not a mixture-of-experts model"):
+        layer_shape(LLAMA, "gate", 1)

@@ -106,6 +106,20 @@ def test_unsupported_architecture_names_the_supported_ones(tmp_path, model_type)
             {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 5},
             "num_experts_per_tok = 5 must be between 1 and num_experts = 4",
         ),
+        (
+            {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2},
+            "moe_intermediate_size is missing: the width of one expert",
+        ),
+        (
+            {
+                "model_type": "qwen3_moe",
+                "num_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 64,
+                "mlp_only_layers": [0],
+            },
+            "decoder_sparse_step = 1 with mlp_only_layers = [0]: only models with experts in every block are supported",
+        ),
     ],
 )
 def test_impossible_values_are_named(tmp_path, changes, message):
@@ -113,3 +127,21 @@ def test_impossible_values_are_named(tmp_path, changes, message):
     with pytest.raises(InputError) as caught:
         load_model_config(file)
     assert str(caught.value) == f"{file}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "experts", "per_token", "width"),
+    [
+        ("mistralai/Mixtral-8x7B-v0.1", 8, 2, 14336),
+        ("microsoft/Phi-mini-MoE-instruct", 16, 2, 960),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", 128, 8, 768),
+    ],
+)
+def test_experts_are_read_under_each_familys_names(name, experts, per_token, width):
+    model = load_model_config(name)
+    assert model.is_moe
+    assert (model.num_experts, model.num_experts_per_tok, model.moe_intermediate_size) == (
+        experts,
+        per_token,
+        width,
+    )

@@ -5,9 +5,11 @@ import pytest
 import yaml
 from synthetic_tables import tokens
 
+from llm_profile.attention_csv import read_predictions
 from llm_profile.calibrate import fit_text, run_text
 from llm_profile.hardware import Coefficients, Fit, find_hardware, load_hardware
 from llm_profile.latency import LatencyQuery, open_latency_model
+from llm_profile.model_config import load_model_config
 from llm_profile.profiles import read_profiles
 
 LIMITS = {
@@ -17,6 +19,9 @@ LIMITS = {
     "prefill": (0.08, 0.2),
     "prompt": (0.16, 0.43),
     "decode": (0.06, 0.19),
+    "gate": (0.03, 0.09),
+    "moe": (0.1, 0.3),
+    "mixed": (0.07, 0.2),
 }
 """Median and 90th percentile by kind of measurement."""
 NONE = tokens()
@@ -42,6 +47,7 @@ def test_descriptions_are_what_the_fit_prints_and_close_to_the_tables(reference_
     ) in fitted.errors.items():  # coefficients that trade off against each other may differ in the last digit
         known = card.fit.errors[name]
         assert (error.median, error.p90) == pytest.approx((known.median, known.p90), abs=0.01), name
+    assert fitted.model_copy(update={"errors": {}}) == card.fit.model_copy(update={"errors": {}})
     for name, error in card.fit.errors.items():
         median, p90 = LIMITS[name.rsplit(" ", 1)[1]]
         assert (error.median <= median, error.p90 <= p90) == (True, True), name
@@ -79,3 +85,17 @@ def test_tables_give_measured_rows_back(reference_profiles, llama):
                 priced >= ns - 1
             )  # more only where the longest request alone, or reading its KV, takes longer
             assert priced <= 1.25 * ns
+
+
+def test_every_published_table_loads(reference_profiles, reference_bundles):
+    """Noise, repeated shots and odd rows of real tables are no defects."""
+    for source, root in (("tables", reference_profiles), ("bundle", reference_bundles)):
+        for file in sorted(root.rglob("attention.csv")):
+            hardware, maker, model = file.relative_to(root).parts[:3]
+            tp_size = int(file.parent.name.removeprefix("tp"))
+            query = LatencyQuery(hardware, load_model_config(f"{maker}/{model}"), tp_size, profile_dir=root)
+            assert open_latency_model(query, source).name.startswith(f"{source}:")
+            if (file.parent / "predictions").is_dir():
+                prefill, decode = read_predictions(file.parent, query)
+                assert min(prefill) == 32
+                assert min(decode) == 1

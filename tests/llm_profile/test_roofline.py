@@ -178,10 +178,8 @@ def test_a_datasheet_alone_gives_estimates(tmp_path, monkeypatch):
 def test_attention_of_a_card_without_measured_decodes_is_estimated():
     model = open_latency_model(LatencyQuery("RTX3090", LLAMA, 1))
     assert model.name == "calibrated:RTX3090"
-    assert [model.source(layer, 10) for layer in ("q_proj", "attn")] == [
-        Source.INTERPOLATED,
-        Source.ESTIMATED,
-    ]
+    assert model.source("q_proj", 10) is Source.INTERPOLATED
+    assert model.attention_source(NONE, NONE, np.array([10])) is Source.ESTIMATED
 
 
 def test_calibrated_numbers_say_whether_they_are_inside_the_fit():
@@ -218,7 +216,7 @@ def test_packed_decode_is_named_and_counts_as_estimated():
     query = LatencyQuery("A6000", load_model_config("meta-llama/Llama-3.1-8B"), 1, packed_decode=True)
     latency = open_latency_model(query, "calibrated")
     assert latency.name == "calibrated:A6000:packed"
-    assert latency.source("attn", 1000) is Source.ESTIMATED
+    assert latency.attention_source(NONE, NONE, np.array([1000])) is Source.ESTIMATED
     assert latency.source("q_proj", 128) is Source.INTERPOLATED
 
 
@@ -229,21 +227,3 @@ def test_packed_decode_changes_nothing_where_the_tables_were_packed():
         for packed in (False, True)
     ]
     assert names == ["calibrated:RTXPRO6000"] * 2
-
-
-def test_decodes_beside_a_prefill_walk_their_keys_in_tiles_where_they_share_its_kernel():
-    """Sixteen requests of 32 heads share 84 multiprocessors; a lone one takes the walk over its own keys."""
-    query = LatencyQuery("A6000", load_model_config("meta-llama/Llama-3.1-8B"), 1, packed_decode=True)
-    card = load_hardware(find_hardware("A6000"))
-    kv, chunk, none = np.full(16, 3200), np.array([256]), tokens()
-    context = np.array([0])
-    latency = open_latency_model(query, "calibrated")
-    key_ns = 4 * 128 * 128 * 84 / (154.8e3 * card.coefficients.prefill.efficiency)
-    prefill_ns = latency.attention_ns(chunk, context, none)
-    mixed_ns = latency.attention_ns(chunk, context, kv)
-    assert mixed_ns - prefill_ns == pytest.approx(16 * 32 / 84 * key_ns * 3200, rel=0.02)
-    lone_ns = latency.attention_ns(chunk, context, kv[:1]) - prefill_ns
-    assert lone_ns == pytest.approx(key_ns * 3200, rel=0.02)
-    apart = RooflineLatencyModel(card.model_copy(update={"shared_attention_kernel": False}), query)
-    assert apart.attention_ns(chunk, context, kv) < mixed_ns
-    assert apart.attention_ns(none, none, kv) == latency.attention_ns(none, none, kv)

@@ -64,8 +64,6 @@ def test_time_between_measured_token_counts_is_a_straight_line(fake_package):
         ("lm_head", 16, Source.EXTRAPOLATED),
         ("rope", 16, Source.ESTIMATED),
         ("input_layernorm", 16, Source.ESTIMATED),
-        ("attn", 8 * 1024, Source.INTERPOLATED),
-        ("attn", 8 * 262144 + 1, Source.EXTRAPOLATED),
     ],
 )
 def test_every_number_says_how_it_came_about(fake_package, layer, count, source):
@@ -204,14 +202,41 @@ def test_a_package_that_cannot_be_read_says_how_to_get_the_right_one(fake_packag
     assert open_latency_model(QUERY).name == "calibrated:H100"
 
 
-def test_experts_are_not_layers(fake_package):
-    experts = {
+FOUR_EXPERTS = MODEL.model_copy(
+    update={
         "model_type": "mixtral",
         "num_experts": 4,
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 512,
     }
-    model = silicon(model=MODEL.model_copy(update=experts))
+)
+
+
+def test_experts_are_not_layers(fake_package):
+    model = silicon(model=FOUR_EXPERTS)
     assert (model.layer_ns("q_proj", tokens(1)) > 0).all()
     with pytest.raises(InputError, match="gate_proj: not a dense layer of this model"):
         model.layer_ns("gate_proj", tokens(1))
+    assert (model.layer_ns("gate", tokens(1)) > 0).all()
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_experts_take_what_their_ranks_share_of_a_batch_takes(fake_package, reopened):
+    """Two experts of four with 32 tokens together: a rank's half of a batch of 32 tokens with two choices each."""
+    for _ in range(1 + reopened):  # from the package, then from the cache
+        model = silicon(model=FOUR_EXPERTS)
+    assert model.moe_ns(tokens(8, 8, 8, 8)) == round(fake.experts_ns(16, 1))
+    assert model.moe_ns(tokens(30, 2)) == round(fake.experts_ns(32, 2))
+    assert model.moe_ns(tokens(0, 0)) == 0
+    assert model.moe_source(tokens(30, 2)) is Source.INTERPOLATED
+    assert model.moe_source(tokens(256, 256)) is Source.EXTRAPOLATED
+    with pytest.raises(InputError, match="experts: no rows of 3 experts on a rank, only of 4, 2"):
+        model.moe_ns(tokens(1, 1, 1))
+
+
+def test_experts_of_a_shape_that_was_not_measured_are_refused(fake_package):
+    wide = FOUR_EXPERTS.model_copy(update={"moe_intermediate_size": 1024})
+    with pytest.raises(InputError, match="experts: aiconfigurator-core has no rows of experts of four-heads"):
+        silicon(model=wide).moe_ns(tokens(1, 1, 1, 1))
+    with pytest.raises(InputError, match="no rows of experts"):
+        silicon().moe_ns(tokens(1))

@@ -84,3 +84,14 @@ def block_times(silicon: LatencyModel, file: Path) -> tuple[np.ndarray, np.ndarr
 def read(file: Path) -> list[dict[str, str]]:
     with file.open(newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def test_grouped_experts_are_close_to_a_bundle_of_the_card(real_package, reference_bundles):
+    """Of 50 batches those that reach every expert; the bundle's have the router too, which is small beside them."""
+    qwen = load_model_config("Qwen/Qwen3-30B-A3B-Instruct-2507")
+    silicon = open_latency_model(LatencyQuery("RTXPRO6000", qwen, 1), "silicon")
+    rows = read(reference_bundles / "RTXPRO6000" / qwen.name / "bf16" / "tp1" / "moe.csv")
+    whole = [row for row in rows if row["activated_experts"] == "128"]
+    predicted = [silicon.moe_ns(np.full(128, int(row["tokens"]) // 16)) / 1e3 for row in whole]
+    error = median_error("RTXPRO6000/Qwen3-30B-A3B moe", predicted, [float(row["time_us"]) for row in whole])
+    assert error <= 0.03

@@ -70,7 +70,7 @@ def test_one_kernel_for_a_mixed_batch_walks_the_keys_of_each_decode():
 
 
 def test_in_such_a_kernel_two_query_heads_read_their_kv_one_and_a_half_times():
-    floor_ns = 100.0
+    floor_ns = 20.0
     mixed = attention(varlen=True, floor_ns=floor_ns).ns(tokens(1024), tokens(0), tokens(4096, 4096))
     assert mixed == round(fake.prompt_ns(1024) + 8192 * floor_ns * (1 + CACHE_MISSES))
 

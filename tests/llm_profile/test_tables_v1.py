@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from synthetic_tables import decode_ns, layer_ns, prefill_ns, tokens, write_attention, write_layers
@@ -54,11 +52,9 @@ def test_a_decode_batch_takes_at_least_its_longest_request_alone(llama, tmp_path
     folder = tmp_path / "CARD" / llama.name / "tp1"
     write_layers(folder)
     file = write_attention(folder)
-    serial = file.read_text().splitlines()
-    serial += [
-        f",{kv * 50 / 1e6},32,8,1,1,0,{kv},False" for kv in (1, 300, 4096)
-    ]  # one request: 50 ns a token
-    file.write_text("\n".join(serial) + "\n")
+    rows = [row for row in file.read_text().splitlines() if ",32,8,1,1,0," not in row]
+    rows += [f",{kv * 50 / 1e6},32,8,1,1,0,{kv},False" for kv in (40, 300, 4096)]  # a request: 50 ns a token
+    file.write_text("\n".join(rows) + "\n")
     model = open_tables(llama, tmp_path)
     assert model.attention_ns(NONE, NONE, tokens(4000, 10, 10, 10)) == 50 * 4000
 
@@ -137,49 +133,6 @@ def test_a_bandwidth_other_than_the_measured_cards_is_refused(llama, tables):
     with pytest.raises(InputError, match="1500 GB/s: these tables were measured on a card with 768 GB/s"):
         open_latency_model(query, "tables")
     assert open_latency_model(query).name == "calibrated:A6000"
-
-
-def break_line(file: Path, number: int, text: str) -> None:
-    lines = file.read_text().splitlines()
-    lines[number - 1] = text
-    file.write_text("\n".join(lines) + "\n")
-
-
-@pytest.mark.parametrize(
-    ("file", "line", "text", "message"),
-    [
-        (
-            "layers.csv",
-            1,
-            "layer,input",
-            "line 1: expected the columns layer_name,input,kv_cache,tp_size,latency(ns), not layer,input",
-        ),
-        ("layers.csv", 3, "q_proj,4,0,1", "line 3: not a row of the table: ['q_proj', '4', '0', '1']"),
-        ("layers.csv", 3, "q_proj,4,0,2,77", "line 3: tp_size 2 in a tp1 folder"),
-        (
-            "layers.csv",
-            3,
-            "q_proj,4,0,1,-5",
-            "line 3: input must be >= 1 and latency >= 0, not ['q_proj', '4', '0', '1', '-5']",
-        ),
-        ("attention.csv", 1, "a,b,c", "line 1: no column time_stats.attn_prefill.median"),
-        (
-            "attention.csv",
-            2,
-            "x,,32,8,1,1,32,0,True",
-            "line 2: not a row of the table: ['x', '', '32', '8', '1', '1', '32', '0', 'True']",
-        ),
-        ("attention.csv", 2, "0.1,,64,8,1,1,32,0,True", "line 2: n_q_head is 64, not 32"),
-    ],
-)
-def test_broken_tables_name_file_and_line(llama, tables, file, line, text, message):
-    folder = tables()
-    broken = folder / "CARD" / llama.name / "tp1" / file
-    break_line(broken, line, text)
-    for source in ("tables", "auto"):
-        with pytest.raises(InputError) as caught:
-            open_latency_model(LatencyQuery("CARD", llama, 1, profile_dir=folder), source)
-        assert str(caught.value) == f"{broken}: {message}"
 
 
 def test_missing_layers_are_named(llama, tables):
