@@ -83,12 +83,13 @@ class KvTiers:
         """Load what :meth:`available` has beyond the NPU; returns the tokens that need not be computed."""
         tokens = self.available(request, here)
         loaded = tokens - here
+        kept = request.swapped_tokens > here
+        if kept:
+            self.swap_statistics.reloaded_tokens += loaded
+            self._move("kv_load", self._swap_moves, loaded)
         if request.swapped_tokens:
-            if request.swapped_tokens > here:
-                self.swap_statistics.reloaded_tokens += loaded
-                self._move("kv_load", self._swap_moves, loaded)
             self._forget_swapped(request)
-        elif self.pool is not None:
+        if not kept and self.pool is not None:
             if first_time:
                 request.storage_hit_tokens = loaded
                 for statistics in (self.statistics, self.pool.statistics):

@@ -19,11 +19,12 @@ from inference_serving.cluster import Cluster
 from inference_serving.config_builder import load_cluster
 from inference_serving.controller import EngineController
 from inference_serving.instance import Instance
+from inference_serving.layer_group import WHOLE_MODEL
 from inference_serving.memory_places import MemoryId, spare_bytes
 from inference_serving.placement import CPU, Place
 from inference_serving.policies import prefill_policy_names
 from inference_serving.prefix_pool import ChunkKey, PrefixPool
-from inference_serving.request import Batch
+from inference_serving.request import Batch, Request
 from inference_serving.request_spec import RequestSpec
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from inference_serving.simulation import Simulation
@@ -338,6 +339,22 @@ def test_room_and_bytes_are_conserved_with_everything_at_once(tmp_path_factory, 
     evicted = sum(one.swap_statistics.evicted_tokens for one in tiers)
     assert observer.moved.get(KvMoveKind("kv_evict", CPU), 0) == evicted * KV_BYTES_PER_TOKEN
     assert all(one.kv_cache.used_blocks == 0 for one in simulation.instances.values())
+
+
+def test_kv_from_the_pool_is_paid_for_where_less_was_kept_of_a_request_than_the_npu_has(tmp_path):
+    config = caching()
+    section = instance(tmp_path, placement=TO_CPU)
+    tiers = make_tiers(cluster_of(tmp_path, section, config=config), config)[0]
+    assert tiers.pool is not None
+    request = Request(0, 0, 100, 1, token_ids=list(range(100)))
+    tiers.write([request], np.array([0]), np.array([100]))
+    tiers.take_moves(WHOLE_MODEL)
+    tiers.commit()
+    tiers.evict(request, 16)
+    tiers.take_moves(WHOLE_MODEL)
+    assert tiers.claim(request, 20, False) == 96
+    assert tiers.take_moves(WHOLE_MODEL) == {KvMoveKind("kv_load", CPU): 76 * KV_BYTES_PER_TOKEN}
+    assert request.swapped_tokens == 0
 
 
 def test_a_pool_without_room_for_a_chunk_is_refused_with_numbers(tmp_path):
