@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write a workload file."""
     parser = argparse.ArgumentParser(description="Make conversations of several turns.")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--conversations", type=int, default=12)
+    parser.add_argument("--conversations", type=int, default=10)
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

@@ -25,7 +25,7 @@ def test_a_turn_begins_with_all_that_was_said_before():
 
 
 def test_the_file_can_be_read_in_order_of_arrival():
-    requests = read_dataset(COMMITTED, 48, keep_token_ids=True)
+    requests = read_dataset(COMMITTED, 40, keep_token_ids=True)
     arrivals = [request.arrival_ns for request in requests]
     assert arrivals == sorted(arrivals)
     assert all(request.input_token_ids and request.output_token_ids for request in requests)
