@@ -1,4 +1,4 @@
-"""KV beyond the NPUs: kept when a request gives way, found again as a prefix; its bytes, its time, its room (INV-16)."""
+"""KV beyond the NPUs: kept when a request gives way, found again as a prefix; its bytes, time and room (INV-16)."""
 
 from __future__ import annotations
 
