@@ -23,6 +23,7 @@ from inference_serving.dataset import read_dataset
 from inference_serving.external_engine import ExternalEngineError
 from inference_serving.files import check_folder, check_writable, write_whole
 from inference_serving.flags import make_parser, simulation_config
+from inference_serving.iteration_log import IterationLog
 from inference_serving.latencies import open_latencies
 from inference_serving.logger import set_up_logging
 from inference_serving.output import RunResult, collect, summary_json, summary_text
@@ -71,8 +72,9 @@ def _check_outputs(args: argparse.Namespace) -> None:
     taken = {args.cluster_config.resolve(): "--cluster-config"}
     if args.dataset is not None:
         taken[args.dataset.resolve()] = "--dataset"
-    outputs = (args.output, args.summary_json, args.power_series)
-    for flag, file in zip(("--output", "--summary-json", "--power-series"), outputs, strict=True):
+    flags = ("--output", "--summary-json", "--power-series", "--iteration-log")
+    outputs = (args.output, args.summary_json, args.power_series, args.iteration_log)
+    for flag, file in zip(flags, outputs, strict=True):
         if file is None:
             continue
         check_writable(file, flag)
@@ -105,6 +107,9 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
         ledger = WaitLedger(simulation.instances) if config.wait_ledger else None
         if ledger is not None:
             observers.append(ledger)
+        iterations = None if args.iteration_log is None else IterationLog()
+        if iterations is not None:
+            observers.append(iterations)
         if config.dump is not None:
             observers.append(TraceDump(config.dump, cluster))
         stalled: SimulationStallError | None = None
@@ -116,6 +121,8 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
         interval_log.finish()
     energy = None if power is None else power.report()
     result = collect(cluster, simulation, ledger.accounts if ledger is not None else None, energy)
+    if iterations is not None:
+        write_whole(args.iteration_log, iterations.text())
     code = _report(args, result, simulation)
     if stalled is not None:
         raise stalled
