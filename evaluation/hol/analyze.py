@@ -74,7 +74,7 @@ def _draw_all(cells: dict[str, Cells], episode: Sequence[Point], store: Store, f
 
 def _load(text: str) -> float:
     """The number that a load begins with, or 0 for a trace of somebody's own."""
-    first: Any = text.split(":")[0]
+    first: Any = text.split(":", maxsplit=1)[0]
     return float(first) if first.replace(".", "").isdigit() else 0.0
 
 
