@@ -73,6 +73,20 @@ def open_pyplot(wanted_by: str) -> Any:
     return importlib.import_module("matplotlib.pyplot")
 
 
+def log_axis(axes: Any, which: str) -> None:
+    """Make an axis (``x`` or ``y``) logarithmic with plain numbers: 1, 2, 5, 10 where it spans little, else 1, 10."""
+    ticker = importlib.import_module("matplotlib.ticker")
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    steps = (
+        (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 6 else (1.0, 2.0, 5.0) if high / low < 60 else (1.0,)
+    )
+    axis.set_major_locator(ticker.LogLocator(subs=steps))
+    axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
 def save(pyplot: Any, figure: Any, stem: Path) -> list[Path]:
     """Write a figure as PDF and PNG, without a date, so that equal results make equal files; closes it."""
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -100,10 +100,11 @@ class Cell:
         return jain(slowdown), jain(1 / slowdown), jain([float(one.mean()) for one in classes])
 
     def total(self, what: str) -> float:
-        """Sum over seeds of the makespan (``makespan_ns``) or of the busy time of all instances (``busy_ns``)."""
-        if what == "makespan_ns":
+        """Sum over seeds of the ``makespan``, or of the time that ``prefill_busy`` or all (``busy``) instances work."""
+        if what == "makespan":
             return float(sum(run.summary["makespan_ns"] for run in self.runs))
-        return float(sum(one[what] for run in self.runs for one in run.summary["instances"]))
+        everybody = [one for run in self.runs for one in run.summary["instances"]]
+        return float(sum(one["busy_ns"] for one in everybody if what == "busy" or one["role"] != "decode"))
 
     @cached_property
     def bound_use(self) -> Floats:
@@ -167,8 +168,8 @@ def facts_of(cell: Cell, base: Cell | None) -> dict[str, Any]:
         for key, one in ((name, own), (f"{name}_{'gain' if gain else 'ratio'}", ratio)):
             low, high = one.interval if one else (None, None)
             facts |= {key: one and one.value, f"{key}_low": low, f"{key}_high": high}
-    for name in ("makespan_ns", "busy_ns"):
-        facts[f"{name.removesuffix('_ns')}_ratio"] = cell.total(name) / ref.total(name) if ref else None
+    for name in ("makespan", "prefill_busy", "busy"):
+        facts[f"{name}_ratio"] = cell.total(name) / ref.total(name) if ref else None
     facts |= dict(zip(("jain_slowdown", "jain_inverse", "jain_class_means"), cell.fairness, strict=True))
     facts["violations"] = int((cell.bound_use > 1).sum())
     facts["bound_use_max"] = float(cell.bound_use.max())

@@ -20,7 +20,7 @@ from inference_serving.why import parse_ledger
 
 _BEFORE_S, _AFTER_S = 0.2, 0.6
 _QUICK_START_NS = 50_000_000
-_SHORT, _LONG, _OTHER = "#0072B2", "#D55E00", "#E69F00"
+_SHORT, _LONG = "#0072B2", "#E69F00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ def _draw(axes: Any, run: Finished, episode: Episode, zero_ns: int) -> None:
     for bar in bars(run, episode, zero_ns):
         long = any(classes[who] == "long" for who in bar.requests)
         ours = episode.request in bar.requests
-        colour, hatch = (_LONG, "") if ours else (_OTHER, "xxx") if long else (_SHORT, "")
-        box = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
+        colour, hatch = (_LONG, "") if ours else (_LONG, "xxx") if long else (_SHORT, "")
+        box = {"facecolor": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
         axes.barh(0, bar.end_s - bar.start_s, left=bar.start_s, height=1.6, **box)
     waits = _waits(run.requests, episode, zero_ns)
     for place, (arrival_s, first_token_s) in enumerate(waits, 2):
@@ -136,7 +136,7 @@ def _handles(pyplot: Any) -> list[Any]:
     box, line = pyplot.Rectangle, pyplot.Line2D
     return [
         box((0, 0), 1, 1, color=_LONG, label="the long prompt runs"),
-        box((0, 0), 1, 1, facecolor=_OTHER, hatch="xxx", edgecolor="white", label="another long prompt runs"),
+        box((0, 0), 1, 1, facecolor=_LONG, hatch="xxx", edgecolor="white", label="another long prompt runs"),
         box((0, 0), 1, 1, color=_SHORT, label="shorts run"),
         line([], [], color="#4D4D4D", marker="o", markersize=3, label="a short, from arrival to first token"),
     ]

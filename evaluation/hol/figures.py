@@ -11,12 +11,13 @@ from evaluation.hol.bootstrap import Estimate
 from evaluation.hol.cells import BASELINE, Cell, Cells, Setting, find
 from evaluation.hol.measures import NS_PER_S, bound_ns, guarantee_of
 from evaluation.hol.shadowing import differences_ms
-from evaluation.plot_style import COLUMN_IN, PAGE_IN, Look, looks
+from evaluation.plot_style import COLUMN_IN, PAGE_IN, Look, log_axis, looks
 
 OURS = "bounded-overtake"
 SHOWN = (OURS, BASELINE, "srpt", "lars-floor", "mlfq", "vtc")
 """Policies of figures that have room for a few."""
 _LOOKS = looks(SHOWN)
+_SIDES = ("p99 TTFT of shorts (ms)", "p99 TTFT of longs (s)", "largest TTFT / bound")
 
 
 def name_of(cell: Cell) -> str:
@@ -39,7 +40,8 @@ def slowdown_cdf(pyplot: Any, setting: Setting, cells: Sequence[Cell]) -> Any:
                 look = _LOOKS[cell.contestant]
                 share = np.arange(1, len(values) + 1) / len(values)
                 axes.plot(values, share, color=look.colour, linestyle=look.dash, label=name_of(cell))
-        axes.set(xscale="log", xlabel="slowdown (TTFT / prefill time alone)", title=f"{name} prompts")
+        log_axis(axes, "x")
+        axes.set(xlabel="slowdown (TTFT / prefill time alone)", title=f"{name} prompts")
     both[0].set(ylabel="share of requests", ylim=(0, 1))
     _legend_above(figure, both[0], len(shown))
     return figure
@@ -60,7 +62,8 @@ def p99_against_load(pyplot: Any, cells: Cells) -> Any:
             ordered = sorted(line, key=lambda item: item[0])
             estimates = [getattr(cell, f"{part}_p99_ms") for _, cell in ordered]
             _line(axes, [load for load, _ in ordered], estimates, _LOOKS[name], name_of(ordered[0][1]))
-        axes.set(yscale="log", xlabel="load", ylabel="p99 TTFT (ms)", title=f"{part} prompts")
+        log_axis(axes, "y")
+        axes.set(xlabel="load", ylabel="p99 TTFT (ms)", title=f"{part} prompts")
     _legend_above(figure, both[0], len(series))
     return figure
 
@@ -77,14 +80,15 @@ def pareto(pyplot: Any, cells: Cells) -> Any:
     if not cells:
         return None
     figure, row = pyplot.subplots(1, len(cells), figsize=(PAGE_IN, 3.4), squeeze=False)
-    names = list(dict.fromkeys(name_of(cell) for found in cells.values() for cell in found))
-    styles = looks(names)
+    styles = looks(
+        list(dict.fromkeys([*SHOWN, *(cell.contestant for found in cells.values() for cell in found)]))
+    )
     for axes, (setting, found) in zip(row[0], cells.items(), strict=True):
         for cell in found:
             short, long = cell.short_p99_ms, cell.long_p99_ms
             if short is None or long is None:
                 continue
-            look, ours = styles[name_of(cell)], cell.contestant == OURS
+            look, ours = styles[cell.contestant], cell.contestant == OURS
             style = {
                 "color": look.colour,
                 "marker": look.marker,
@@ -111,7 +115,9 @@ def fairness(pyplot: Any, cells: Sequence[Cell]) -> Any:
     _dots(right, places, [cell.mean_slowdown for cell in cells])
     left.set(yticks=places, yticklabels=[name_of(cell) for cell in cells], xlim=(0, 1.02))
     left.set_xlabel("Jain's index (1: all alike)")
-    right.set(xscale="log", xlabel="mean slowdown")
+    left.set_ylim(-0.6, len(cells) - 0.4)
+    log_axis(right, "x")
+    right.set_xlabel("mean slowdown")
     _legend_above(figure, left, len(forms))
     return figure
 
@@ -125,10 +131,10 @@ def side_by_side(pyplot: Any, cells: Sequence[Cell]) -> Any:
     _dots(middle, places, [cell.long_p99_ms for cell in cells], scale=1e-3)
     right.plot([cell.bound_use.max() for cell in cells], places, linestyle="", marker="D", color="black")
     right.axvline(1, color="black", linewidth=0.8, linestyle="--")
-    left.set(yticks=places, yticklabels=[name_of(cell) for cell in cells], xscale="log")
-    left.set_xlabel("p99 TTFT of shorts (ms)")
-    middle.set(xscale="log", xlabel="p99 TTFT of longs (s)")
-    right.set(xscale="log", xlabel="largest TTFT / bound")
+    for axes, label in zip((left, middle, right), _SIDES, strict=True):
+        log_axis(axes, "x")
+        axes.set_xlabel(label)
+    left.set(yticks=places, yticklabels=[name_of(cell) for cell in cells], ylim=(-0.6, len(cells) - 0.4))
     return figure
 
 
@@ -177,7 +183,7 @@ def flood(pyplot: Any, cells: Sequence[Cell]) -> Any:
     axes.set(
         yticks=places, yticklabels=[name_of(cell) for cell in cells], xlabel="TTFT of the 128K prompt (s)"
     )
-    axes.set_xlim(0, None)
+    axes.set(xlim=(0, None), ylim=(-0.6, len(cells) - 0.4))
     _legend_above(figure, axes, 2)
     return figure
 

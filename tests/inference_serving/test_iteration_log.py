@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import pairwise
 
 import pytest
 from clusters import cluster_file, instance
@@ -20,10 +21,10 @@ WORKLOAD = [
 def logged(tmp_path):
     """Lines and summary of a run with 128 tokens an iteration."""
 
-    def run(*flags: str):
+    def run(*flags: str, roles: tuple[str | None, ...] = (None,)):
         workload, log, summary = (tmp_path / name for name in ("in.jsonl", "log.csv", "run.json"))
         workload.write_text("".join(json.dumps(line) + "\n" for line in WORKLOAD))
-        cluster = cluster_file(tmp_path, [instance(tmp_path)])
+        cluster = cluster_file(tmp_path, [instance(tmp_path, 1, role) for role in roles])
         files = ["--iteration-log", str(log), "--summary-json", str(summary)]
         given = ["--cluster-config", str(cluster), "--dataset", str(workload)]
         assert main([*given, *files, "--max-num-batched-tokens", "128", *flags]) == 0
@@ -52,14 +53,16 @@ def test_a_line_without_prefills_counts_its_decodes(logged):
 def test_iterations_do_not_overlap_and_add_up_to_the_busy_time(logged):
     lines, summary = logged()
     times = [(int(line["start"]), int(line["end"])) for line in lines]
-    assert all(end <= start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(times))
     assert summary["busy_ns"] == sum(end - start for start, end in times)
     assert summary["iterations"] == len(times)
 
 
 def test_layer_groups_have_a_line_each(logged):
     lines, _ = logged("--scheduling-policy", "srpt", "--policy-args", "groups=2")
-    assert {(line["group"], line["groups"]) for line in lines} == {("0", "1")}, "beside decodes nothing is cut"
+    assert {(line["group"], line["groups"]) for line in lines} == {("0", "1")}, (
+        "beside decodes nothing is cut"
+    )
 
 
 def test_the_log_must_not_overwrite_another_output(logged, tmp_path, capsys):
