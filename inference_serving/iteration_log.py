@@ -15,7 +15,7 @@ class IterationLog:
 
     ``start`` and ``end`` are ns, host overhead included. ``prefills`` lists ``request:tokens`` of the prompts that
     the iteration computes a part of, with spaces between; ``group`` of ``groups`` is the layer group that ran,
-    counted from 0.
+    counted from 0; a chunk is in the line of each of its groups.
     """
 
     def __init__(self) -> None:

@@ -33,7 +33,8 @@ experiments:
     clusters: [h100_8b_1p2d]
     policies: [fcfs-2048, srpt, bounded-overtake]
 episode:
-  {workload: alternating, load: 0.9, seed: 1, requests: 30, cluster: h100_8b_1p2d, policies: [fcfs-2048, bounded-overtake]}
+  {workload: alternating, load: 0.9, seed: 1, requests: 30, cluster: h100_8b_1p2d,
+   policies: [fcfs-2048, bounded-overtake]}
 """
 RUNS = 2 + 3 + 2
 

@@ -59,10 +59,10 @@ def test_iterations_do_not_overlap_and_add_up_to_the_busy_time(logged):
 
 
 def test_layer_groups_have_a_line_each(logged):
-    lines, _ = logged("--scheduling-policy", "srpt", "--policy-args", "groups=2")
-    assert {(line["group"], line["groups"]) for line in lines} == {("0", "1")}, (
-        "beside decodes nothing is cut"
-    )
+    groups = ("--scheduling-policy", "srpt", "--policy-args", "groups=2")
+    lines, _ = logged(*groups, roles=("prefill", "decode"))
+    first = [line for line in lines if line["prefills"].startswith("0:128")]
+    assert [(line["group"], line["groups"]) for line in first] == [("0", "2"), ("1", "2")] * 2
 
 
 def test_the_log_must_not_overwrite_another_output(logged, tmp_path, capsys):
