@@ -74,15 +74,17 @@ def open_pyplot(wanted_by: str) -> Any:
 
 
 def log_axis(axes: Any, which: str) -> None:
-    """Make an axis (``x`` or ``y``) logarithmic with plain numbers: 1, 2, 5, 10 where it spans little, else 1, 10."""
+    """Make an axis (``x`` or ``y``) that has its data logarithmic, with plain numbers at its ticks.
+
+    They are 1, 2, 5, 10 where it spans little and 1, 10, 100 else; below a factor of 3 it stays linear.
+    """
     ticker = importlib.import_module("matplotlib.ticker")
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
-    low, high = axis.get_view_interval()
-    steps = (
-        (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 6 else (1.0, 2.0, 5.0) if high / low < 60 else (1.0,)
-    )
-    axis.set_major_locator(ticker.LogLocator(subs=steps))
+    low, high = axis.get_data_interval()
+    if not 0 < low * 3 <= high:
+        return
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 60 else (1.0,)))
     axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axis.set_minor_formatter(ticker.NullFormatter())
 

@@ -96,9 +96,9 @@ def pareto(pyplot: Any, cells: Cells) -> Any:
                 "label": name_of(cell),
             }
             axes.scatter(short.value, long.value / 1e3, edgecolors="black", linewidths=0.5, zorder=3, **style)
-        axes.set(
-            xscale="log", xlabel="p99 TTFT of shorts (ms)", title=f"{setting.workload}, load {setting.load}"
-        )
+        log_axis(axes, "x")
+        axes.set(xlabel="p99 TTFT of shorts (ms)", ylim=(0, None))
+        axes.set_title(f"{setting.workload}, load {setting.load}")
     row[0][0].set_ylabel("p99 TTFT of longs (s)")
     figure.legend(*row[0][0].get_legend_handles_labels(), loc="outside right center")
     return figure
