@@ -37,7 +37,10 @@ class IterationLog:
         prefill_tokens = sum(tokens for _, tokens in members)
         decodes = batch.sequences - len(members)
         start_ns = instance.in_flight.start_ns
-        self._open[instance.instance_id] = start_ns, f"{names},{prefill_tokens},{decodes},{group.part},{group.parts}"
+        self._open[instance.instance_id] = (
+            start_ns,
+            f"{names},{prefill_tokens},{decodes},{group.part},{group.parts}",
+        )
 
     def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
         """An iteration has ended."""

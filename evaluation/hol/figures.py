@@ -97,7 +97,8 @@ def pareto(pyplot: Any, cells: Cells) -> Any:
             }
             axes.scatter(short.value, long.value / 1e3, edgecolors="black", linewidths=0.5, zorder=3, **style)
         log_axis(axes, "x")
-        axes.set(xlabel="p99 TTFT of shorts (ms)", ylim=(0, None))
+        top_ms = max(one.value for cell in found if (one := cell.long_p99_ms))
+        axes.set(xlabel="p99 TTFT of shorts (ms)", ylim=(0, 1.12 * top_ms / 1e3))
         axes.set_title(f"{setting.workload}, load {setting.load}")
     row[0][0].set_ylabel("p99 TTFT of longs (s)")
     figure.legend(*row[0][0].get_legend_handles_labels(), loc="outside right center")
