@@ -14,7 +14,7 @@ from evaluation.hol.shadowing import differences_ms
 from evaluation.plot_style import COLUMN_IN, PAGE_IN, Look, log_axis, looks
 
 OURS = "bounded-overtake"
-SHOWN = (OURS, BASELINE, "srpt", "lars-floor", "mlfq", "vtc")
+SHOWN = (OURS, BASELINE, "srpt", "lars", "mlfq", "vtc")
 """Policies of figures that have room for a few."""
 _LOOKS = looks(SHOWN)
 _SIDES = ("p99 TTFT of shorts (ms)", "p99 TTFT of longs (s)", "largest TTFT / bound")
