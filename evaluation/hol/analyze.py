@@ -83,7 +83,7 @@ def _warn_of_mixed_sources(points: Iterable[Point], store: Store) -> None:
     if len(found) > 1:
         print(
             f"warning: these runs come from {len(found)} versions of the simulator; for results of one, delete "
-            f"{store.folder} and run again",
+            f"{store.folder.parent} and run again",
             file=sys.stderr,
         )
 

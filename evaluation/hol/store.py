@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.hol.plan import Point
-from evaluation.hol.workloads import ROOT
+from evaluation.hol.workloads import sources_hash
 
 Table = Mapping[str, NDArray[Any]]
 """Requests by column, one entry a request, in order of request id; times in ns."""
@@ -113,14 +111,3 @@ def read_requests(file: Path) -> dict[str, NDArray[Any]]:
     if any(row.get("wait_ledger") for row in rows):
         columns["wait_ledger"] = np.array([row["wait_ledger"] for row in rows], np.str_)
     return columns
-
-
-@cache
-def sources_hash() -> str:
-    """A hash of the simulator, so that results of two versions can be told apart."""
-    digest = hashlib.sha256()
-    for folder in ("inference_serving", "llm_profile", "dataset", "astra-sim/src"):
-        for file in sorted((ROOT / folder).rglob("*")):
-            if file.suffix in (".py", ".yaml", ".cc", ".h"):
-                digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:12]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +45,12 @@ class Workloads:
             return Path(spec.kind)
         instances = entry_instances(cluster)
         count = f"n{spec.requests}" if spec.requests else "phases"
-        text = f"{spec.kind}_{spec.load}_{spec.arrivals}_{count}_s{spec.seed}_{cluster}.jsonl"
+        mean_ms = self.isolated_mean_ms(spec.kind, cluster)
+        text = (
+            f"{spec.kind}_{spec.load}_{spec.arrivals}_{count}_s{spec.seed}_x{instances}_{mean_ms:.4f}ms.jsonl"
+        )
         file = self._folder / text.replace(":", "-").replace(",", "+")
         if not file.exists():
-            mean_ms = self.isolated_mean_ms(spec.kind, cluster)
             command = [spec.kind, "--load", spec.load, "--isolated-mean-ms", f"{mean_ms:.4f}"]
             command += ["--instances", str(instances), "--arrivals", spec.arrivals, "--seed", str(spec.seed)]
             command += ["--output", str(file)]
@@ -66,7 +70,7 @@ class Workloads:
         return self._means_ms[kind, cluster]
 
     def _stored_mean_ms(self, kind: str, cluster: str) -> float:
-        file = self._folder / f"isolated_{kind}_{cluster}.json"
+        file = self._folder / f"isolated_{kind}_{cluster}_{sources_hash()}.json"
         if not file.exists():
             write_whole(file, json.dumps({"isolated_mean_ms": _measure_ms(kind, cluster)}) + "\n")
         return float(json.loads(file.read_text())["isolated_mean_ms"])
@@ -77,6 +81,17 @@ def entry_instances(cluster: str) -> int:
     nodes = json.loads((CONFIGS / f"{cluster}.json").read_text())["nodes"]
     roles = [one.get("pd_type") for node in nodes for one in node["instances"]]
     return sum(role != "decode" for role in roles)
+
+
+@cache
+def sources_hash() -> str:
+    """A hash of the simulator, so that results of two versions can be told apart."""
+    digest = hashlib.sha256()
+    for folder in ("inference_serving", "llm_profile", "dataset", "astra-sim/src"):
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in (".py", ".yaml", ".cc", ".h"):
+                digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _measure_ms(kind: str, cluster: str) -> float:
