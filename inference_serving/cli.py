@@ -24,6 +24,7 @@ from inference_serving.engine_inputs import refuse_unless_stock
 from inference_serving.external_engine import ExternalEngineError
 from inference_serving.files import check_folder, check_writable, write_whole
 from inference_serving.flags import make_parser, simulation_config
+from inference_serving.iteration_log import IterationLog
 from inference_serving.latencies import open_latencies
 from inference_serving.logger import set_up_logging
 from inference_serving.memory_series import MemorySeries
@@ -77,7 +78,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
     taken = {args.cluster_config.resolve(): "--cluster-config"}
     if args.dataset is not None:
         taken[args.dataset.resolve()] = "--dataset"
-    for flag in ("--output", "--summary-json", "--power-series", "--memory-series"):
+    for flag in ("--output", "--summary-json", "--power-series", "--memory-series", "--iteration-log"):
         file: Path | None = getattr(args, flag[2:].replace("-", "_"))
         if file is None:
             continue
@@ -114,6 +115,9 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
         series = MemorySeries(simulation.instances, config.log_interval_ns) if args.memory_series else None
         if series is not None:
             observers.append(series)
+        iterations = None if args.iteration_log is None else IterationLog()
+        if iterations is not None:
+            observers.append(iterations)
         if config.dump is not None:
             observers.append(TraceDump(config.dump, cluster))
         stalled: SimulationStallError | None = None
@@ -125,6 +129,8 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
         interval_log.finish()
     energy = None if power is None else power.report()
     result = collect(cluster, simulation, ledger.accounts if ledger is not None else None, energy)
+    if iterations is not None:
+        write_whole(args.iteration_log, iterations.text())
     code = _report(args, result, simulation)
     if series is not None:
         write_whole(args.memory_series, series.text())

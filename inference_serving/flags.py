@@ -206,6 +206,9 @@ def _add_output_flags(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="say in the CSV what every nanosecond before each first token was spent on",
     )
+    group.add_argument(
+        "--iteration-log", type=Path, help="CSV of all iterations: times, prompts, layer groups"
+    )
     group.add_argument("--power-series", type=Path, help="power by log interval, node and part (needs power)")
     group.add_argument(
         "--memory-series", type=Path, help="NPU memory, prefix hits and second tier by log interval"

@@ -113,6 +113,7 @@ class Instance:
         self.ahead: Formed | None = None
         self.host_free_ns = 0
         self.iterations = 0
+        self.busy_ns = 0
         self._unfinished = 0
 
     @property

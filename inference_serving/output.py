@@ -52,6 +52,8 @@ class InstanceSummary:
     provenance: Mapping[Source, float]
     """Share of the compute time by how its latencies came about; empty before the first iteration."""
     iterations: int
+    busy_ns: int
+    """Time of all iterations together, host overhead included."""
     preemptions: int
     kv_blocks: int
     peak_kv_blocks: int
@@ -162,6 +164,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             latency_source=instance.latency.name,
             provenance=_shares(instance.traces.provenance_ns()),
             iterations=instance.iterations,
+            busy_ns=instance.busy_ns,
             preemptions=instance.scheduler.preemptions,
             kv_blocks=instance.kv_cache.capacity_blocks,
             peak_kv_blocks=instance.kv_cache.peak_blocks,
@@ -231,6 +234,7 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
         "latency_source": instance.latency_source,
         "latency_provenance": {source.value: share for source, share in instance.provenance.items()},
         "iterations": instance.iterations,
+        "busy_ns": instance.busy_ns,
         "preemptions": instance.preemptions,
         "kv_blocks": {
             "capacity": instance.kv_blocks,

@@ -179,7 +179,9 @@ class Simulation:
 
     def _finish_iteration(self, instance: Instance, end_ns: int) -> None:
         assert instance.in_flight is not None
-        batch, instance.in_flight = instance.in_flight.batch, None
+        batch = instance.in_flight.batch
+        instance.busy_ns += end_ns - instance.in_flight.start_ns
+        instance.in_flight = None
         instance.iterations += 1
         if instance.tiers is not None and batch.layer_group.is_last:
             instance.tiers.commit()

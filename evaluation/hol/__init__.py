@@ -1,0 +1,1 @@
+"""Head-of-line blocking: a sweep over workloads, loads and policies, its tables and its figures."""
