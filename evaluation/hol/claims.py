@@ -24,8 +24,10 @@ class Claim:
     goal: float
     at_least: bool = False
 
-    def verdict(self, value: float) -> str:
-        """How far the value gets."""
+    def verdict(self, value: float | None) -> str:
+        """How far the value gets; None is what could not be measured."""
+        if value is None:
+            return "no runs"
         keeps: Callable[[float], bool] = (
             (lambda limit: value >= limit) if self.at_least else (lambda limit: value <= limit)
         )
