@@ -1,0 +1,50 @@
+"""Prefill times for policies outside a simulation: from a latency model alone, without the compiled engine.
+
+:class:`~inference_serving.prefill_costs.PrefillCosts` prices the same batches with everything that an
+instance of a cluster adds (collectives, host memory); a real serving engine on one NPU has none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from astra_sim.input_error import validated
+from inference_serving.layer_group import layer_groups
+from llm_profile.iteration_time import iteration_ns
+from llm_profile.latency import LatencyModel, LatencyQuery, open_latency_model
+from llm_profile.model_config import ModelConfig
+
+
+class LatencyCosts:
+    """Prefill times of one NPU without decodes; implements ``CostModel``."""
+
+    def __init__(self, latency: LatencyModel, model: ModelConfig) -> None:
+        self._latency = latency
+        self._model = model
+        self._no_decodes = np.zeros(0, dtype=np.int64)
+
+    @staticmethod
+    def of(hardware: str, facts: Mapping[str, object], where: Path) -> LatencyCosts:
+        """Costs of a model (the facts of its ``config.json``, which came from ``where``) on one described card.
+
+        Raises InputError for facts that describe no model and for a card without a description.
+        """
+        model = validated(ModelConfig, {"name": "model", **facts}, where)
+        query = LatencyQuery(hardware=hardware, model=model, tp_size=1, packed_decode=True)
+        return LatencyCosts(open_latency_model(query, "calibrated"), model)
+
+    def batch_ns(self, chunks: Sequence[tuple[int, int]]) -> int:
+        """Time of one iteration of prefill chunks, each ``(tokens, tokens cached before them)``."""
+        data = np.array(chunks, dtype=np.int64)
+        return iteration_ns(self._latency, self._model, data[:, 0], data[:, 1], self._no_decodes)
+
+    def group_ns(self, tokens: int, context: int, group: int, groups: int) -> int:
+        """Time of one layer group of an iteration with one chunk: its blocks' share of the whole iteration."""
+        blocks = self._model.num_hidden_layers
+        parts = layer_groups(blocks, groups)
+        if group >= len(parts):
+            return 0
+        return self.batch_ns([(tokens, context)]) * len(parts[group].blocks(blocks)) // blocks
