@@ -13,7 +13,7 @@ import numpy as np
 
 from astra_sim.input_error import validated
 from inference_serving.layer_group import layer_groups
-from llm_profile.iteration_time import iteration_ns
+from llm_profile.iteration_time import dense_ns
 from llm_profile.latency import LatencyModel, LatencyQuery, open_latency_model
 from llm_profile.model_config import ModelConfig
 
@@ -25,6 +25,7 @@ class LatencyCosts:
         self._latency = latency
         self._model = model
         self._no_decodes = np.zeros(0, dtype=np.int64)
+        self._dense_ns: dict[tuple[int, int], int] = {}
 
     @staticmethod
     def of(hardware: str, facts: Mapping[str, object], where: Path) -> LatencyCosts:
@@ -39,7 +40,11 @@ class LatencyCosts:
     def batch_ns(self, chunks: Sequence[tuple[int, int]]) -> int:
         """Time of one iteration of prefill chunks, each ``(tokens, tokens cached before them)``."""
         data = np.array(chunks, dtype=np.int64)
-        return iteration_ns(self._latency, self._model, data[:, 0], data[:, 1], self._no_decodes)
+        size = int(data[:, 0].sum()), len(chunks)
+        if size not in self._dense_ns:
+            self._dense_ns[size] = dense_ns(self._latency, self._model, *size)
+        attention_ns = self._latency.attention_ns(data[:, 0], data[:, 1], self._no_decodes)
+        return self._dense_ns[size] + self._model.num_hidden_layers * attention_ns
 
     def group_ns(self, tokens: int, context: int, group: int, groups: int) -> int:
         """Time of one layer group of an iteration with one chunk: its blocks' share of the whole iteration."""

@@ -24,10 +24,15 @@ def iteration_ns(
     A prefilling request computes ``prefill_q`` tokens on ``prefill_context`` cached ones, a decoding request
     reads ``decode_kv`` tokens of KV. Every request's last token goes through the head.
     """
-    tokens = np.array([int(prefill_q.sum()) + len(decode_kv)])
-    requests = np.array([len(prefill_q) + len(decode_kv)])
-    block_ns = sum(int(latency.layer_ns(layer, tokens)[0]) for layer in BLOCK_LAYERS if layer != "attn")
-    attention_ns = latency.attention_ns(prefill_q, prefill_context, decode_kv)
-    edges_ns = sum(int(latency.layer_ns(layer, tokens)[0]) for layer in ("embedding", "final_layernorm"))
-    edges_ns += int(latency.layer_ns("lm_head", requests)[0])
-    return latency.step_overhead_ns + model.num_hidden_layers * (block_ns + attention_ns) + edges_ns
+    attention_ns = model.num_hidden_layers * latency.attention_ns(prefill_q, prefill_context, decode_kv)
+    requests = len(prefill_q) + len(decode_kv)
+    return attention_ns + dense_ns(latency, model, int(prefill_q.sum()) + len(decode_kv), requests)
+
+
+def dense_ns(latency: LatencyModel, model: ModelConfig, tokens: int, requests: int) -> int:
+    """The part of :func:`iteration_ns` that depends on how many tokens and requests run, and on nothing else."""
+    every, last = np.array([tokens]), np.array([requests])
+    block_ns = sum(int(latency.layer_ns(layer, every)[0]) for layer in BLOCK_LAYERS if layer != "attn")
+    edges_ns = sum(int(latency.layer_ns(layer, every)[0]) for layer in ("embedding", "final_layernorm"))
+    edges_ns += int(latency.layer_ns("lm_head", last)[0])
+    return latency.step_overhead_ns + model.num_hidden_layers * block_ns + edges_ns
