@@ -41,23 +41,26 @@ WAYS = ("measured", "predicted", "at speed")
 
 @dataclass(frozen=True)
 class Times:
-    """TTFT in s of the short and of the long prompts of one run."""
+    """TTFT of the short and of the long prompts of one run, and TPOT of all requests; s."""
 
     short: Floats
     long: Floats
+    tpot: Floats
 
     @staticmethod
     def of(run: Run, scale: float = 1.0) -> Times:
         """Split a run's requests; ``scale`` turns its clock into the machine's."""
         ttft = np.array([one.ttft_ns for one in run.requests]) * scale / 1e9
         is_short = np.array([one.prompt_tokens for one in run.requests]) <= SHORT_TOKENS
-        return Times(ttft[is_short], ttft[~is_short])
+        tpot = [one.tpot_ns for one in run.requests if one.tpot_ns is not None]
+        return Times(ttft[is_short], ttft[~is_short], np.array(tpot) * scale / 1e9)
 
     @staticmethod
     def pooled(many: Iterable[Times]) -> Times:
         """All requests of several runs."""
         runs = list(many)
-        return Times(np.concatenate([one.short for one in runs]), np.concatenate([one.long for one in runs]))
+        parts = zip(*((one.short, one.long, one.tpot) for one in runs), strict=True)
+        return Times(*(np.concatenate(part) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -155,15 +158,22 @@ def _table(*head: str) -> list[str]:
 
 
 def ttft_table(runs: list[Compared]) -> list[str]:
-    """TTFT in s, a run a line."""
-    lines = _table("run", "times", "short mean", "short p50", "short p99", "long mean", "long max")
+    """TTFT in s and TPOT in ms, a run a line; then all seeds of a policy pooled."""
+    lines = _table("run", "times", "short mean", "short p50", "short p99", "long mean", "long max", "TPOT ms")
     for run in runs:
+        lines += [_row(f"{run.policy}-s{run.seed}", way, *_numbers(run.times[way])) for way in WAYS]
+    for policy in sorted({run.policy for run in runs}):
         for way in WAYS:
-            short, long = run.times[way].short, run.times[way].long
-            numbers = [float(short.mean()), *np.percentile(short, [50, 99]).tolist()]
-            longs = [float(long.mean()), float(long.max())] if long.size else ["", ""]
-            lines.append(_row(f"{run.policy}-s{run.seed}", way, *numbers, *longs))
+            times = Times.pooled(run.times[way] for run in runs if run.policy == policy)
+            lines.append(_row(f"{policy}, pooled", way, *_numbers(times)))
     return lines
+
+
+def _numbers(times: Times) -> list[object]:
+    short, long = times.short, times.long
+    longs = [float(long.mean()), float(long.max())] if long.size else ["", ""]
+    tpot_ms = f"{times.tpot.mean() * 1e3:.2f}" if times.tpot.size else ""
+    return [float(short.mean()), *np.percentile(short, [50, 99]).tolist(), *longs, tpot_ms]
 
 
 def ratio_table(runs: list[Compared], ours: str, other: str) -> list[str]:
