@@ -41,11 +41,12 @@ WAYS = ("measured", "predicted", "at speed")
 
 @dataclass(frozen=True)
 class Times:
-    """TTFT of the short and of the long prompts of one run, and TPOT of all requests; s."""
+    """TTFT of the short and of the long prompts of one run, TPOT and latency of all requests; s."""
 
     short: Floats
     long: Floats
     tpot: Floats
+    latency: Floats
 
     @staticmethod
     def of(run: Run, scale: float = 1.0) -> Times:
@@ -53,13 +54,14 @@ class Times:
         ttft = np.array([one.ttft_ns for one in run.requests]) * scale / 1e9
         is_short = np.array([one.prompt_tokens for one in run.requests]) <= SHORT_TOKENS
         tpot = [one.tpot_ns for one in run.requests if one.tpot_ns is not None]
-        return Times(ttft[is_short], ttft[~is_short], np.array(tpot) * scale / 1e9)
+        latency = np.array([one.latency_ns for one in run.requests])
+        return Times(ttft[is_short], ttft[~is_short], np.array(tpot) * scale / 1e9, latency * scale / 1e9)
 
     @staticmethod
     def pooled(many: Iterable[Times]) -> Times:
         """All requests of several runs."""
         runs = list(many)
-        parts = zip(*((one.short, one.long, one.tpot) for one in runs), strict=True)
+        parts = zip(*((one.short, one.long, one.tpot, one.latency) for one in runs), strict=True)
         return Times(*(np.concatenate(part) for part in parts))
 
 
@@ -158,8 +160,9 @@ def _table(*head: str) -> list[str]:
 
 
 def ttft_table(runs: list[Compared]) -> list[str]:
-    """TTFT in s and TPOT in ms, a run a line; then all seeds of a policy pooled."""
-    lines = _table("run", "times", "short mean", "short p50", "short p99", "long mean", "long max", "TPOT ms")
+    """TTFT and mean latency in s, mean TPOT in ms, a run a line; then all seeds of a policy pooled."""
+    head = ("short mean", "short p50", "short p99", "long mean", "long max", "TPOT ms", "latency")
+    lines = _table("run", "times", *head)
     for run in runs:
         lines += [_row(f"{run.policy}-s{run.seed}", way, *_numbers(run.times[way])) for way in WAYS]
     for policy in sorted({run.policy for run in runs}):
@@ -173,7 +176,8 @@ def _numbers(times: Times) -> list[object]:
     short, long = times.short, times.long
     longs = [float(long.mean()), float(long.max())] if long.size else ["", ""]
     tpot_ms = f"{times.tpot.mean() * 1e3:.2f}" if times.tpot.size else ""
-    return [float(short.mean()), *np.percentile(short, [50, 99]).tolist(), *longs, tpot_ms]
+    shorts = [float(short.mean()), *np.percentile(short, [50, 99]).tolist()]
+    return [*shorts, *longs, tpot_ms, float(times.latency.mean())]
 
 
 def ratio_table(runs: list[Compared], ours: str, other: str) -> list[str]:

@@ -39,7 +39,7 @@ policies=(fcfs prio bo)
 
 # vLLM 0.32 for CPUs without what only images and sound need, and this project with its compiled engine.
 install() {
-  printf 'run_vllm_cpu.sh: making %s\n' "$env"
+  printf 'run_vllm_cpu.sh: making %s; pip will miss torchaudio, torchcodec and torchvision there\n' "$env"
   "${PYTHON:-python3}" -m venv "$env"
   "$env/bin/python" -m pip install --quiet --upgrade pip packaging
   "$env/bin/python" -m pip install --quiet torch==2.13.0

@@ -12,8 +12,8 @@ from integrations.compare_runs import Compared, Times, disturbance_table, main, 
 
 
 def compared(policy: str, seed: int, short: list[float], long: list[float], first: int = 7) -> Compared:
-    measured = Times(np.array(short), np.array(long), np.array([0.016, 0.018]))
-    half = Times(measured.short / 2, measured.long / 2, measured.tpot / 2)
+    measured = Times(np.array(short), np.array(long), np.array([0.016, 0.018]), np.array([4.0, 5.0]))
+    half = Times(measured.short / 2, measured.long / 2, measured.tpot / 2, measured.latency)
     event = {"pol": 8e-05, "rq": 0.25}
     times = {"measured": measured, "predicted": half, "at speed": measured}
     return Compared(policy, seed, times, 0.9, [event, event], 0.002, [first] * 4)
@@ -37,19 +37,21 @@ def cells(line: str) -> list[str]:
 
 def test_times_are_split_by_prompt_length_and_shown_by_run():
     lines = ttft_table(RUNS)
-    assert cells(lines[3]) == ["bo-s1", "measured", "2.000", "2.000", "2.980", "9.000", "9.000", "17.00"]
-    assert cells(lines[12])[:2] == ["fcfs-s2", "measured"]
-    assert cells(lines[12])[-3:-1] == ["", ""]
-    assert cells(lines[-3]) == [
-        "fcfs, pooled",
+    assert cells(lines[3]) == [
+        "bo-s1",
         "measured",
-        "11.000",
-        "6.000",
-        "29.500",
-        "6.000",
-        "6.000",
+        "2.000",
+        "2.000",
+        "2.980",
+        "9.000",
+        "9.000",
         "17.00",
+        "4.500",
     ]
+    assert cells(lines[12])[:2] == ["fcfs-s2", "measured"]
+    assert cells(lines[12])[-4:-2] == ["", ""]
+    assert cells(lines[-3])[:4] == ["fcfs, pooled", "measured", "11.000", "6.000"]
+    assert cells(lines[-3])[4:] == ["29.500", "6.000", "6.000", "17.00", "4.500"]
 
 
 def test_ratios_are_shown_by_seed_and_pooled():
