@@ -13,9 +13,11 @@ import numpy as np
 
 from astra_sim.input_error import validated
 from inference_serving.layer_group import layer_groups
+from llm_profile.hardware import Hardware
 from llm_profile.iteration_time import dense_ns
 from llm_profile.latency import LatencyModel, LatencyQuery, open_latency_model
 from llm_profile.model_config import ModelConfig
+from llm_profile.roofline import RooflineLatencyModel
 
 
 class LatencyCosts:
@@ -28,14 +30,18 @@ class LatencyCosts:
         self._dense_ns: dict[tuple[int, int], int] = {}
 
     @staticmethod
-    def of(hardware: str, facts: Mapping[str, object], where: Path) -> LatencyCosts:
-        """Costs of a model (the facts of its ``config.json``, which came from ``where``) on one described card.
+    def of(card: str | Mapping[str, object], facts: Mapping[str, object], where: str | Path) -> LatencyCosts:
+        """Costs of a model (the facts of its ``config.json``) on a card, by name or by its whole description.
 
-        Raises InputError for facts that describe no model and for a card without a description.
+        Raises InputError, naming ``where`` both came from, for facts that describe no model and for a card
+        without a description.
         """
-        model = validated(ModelConfig, {"name": "model", **facts}, where)
-        query = LatencyQuery(hardware=hardware, model=model, tp_size=1, packed_decode=True)
-        return LatencyCosts(open_latency_model(query, "calibrated"), model)
+        model = validated(ModelConfig, {"name": "model", **facts}, Path(where))
+        name = card if isinstance(card, str) else str(card.get("name", ""))
+        query = LatencyQuery(hardware=name, model=model, tp_size=1, packed_decode=True)
+        if isinstance(card, str):
+            return LatencyCosts(open_latency_model(query, "calibrated"), model)
+        return LatencyCosts(RooflineLatencyModel(validated(Hardware, dict(card), Path(where)), query), model)
 
     def batch_ns(self, chunks: Sequence[tuple[int, int]]) -> int:
         """Time of one iteration of prefill chunks, each ``(tokens, tokens cached before them)``."""

@@ -208,7 +208,8 @@ def _policy_args(recording: Recording, args: argparse.Namespace, policy: str) ->
     """Options of a prefill policy; raises InputError for a policy or an option that there is not."""
     if policy in policy_names():
         return ()
-    text = str(recording.meta.get("policy_args", "")) if args.policy_args is None else args.policy_args
+    recorded = str(recording.meta.get("policy_args", "")) if policy == recording.meta.get("policy") else ""
+    text = recorded if args.policy_args is None else args.policy_args
     try:
         pairs = parse_pairs(text)
         check_prefill_policy(policy, pairs)
@@ -218,11 +219,12 @@ def _policy_args(recording: Recording, args: argparse.Namespace, policy: str) ->
 
 
 def _costs(recording: Recording, args: argparse.Namespace) -> CostModel:
-    """What the real engine's policy predicted with: its card and model, as recorded."""
+    """What the real engine's policy predicted with: its model, and its card as it was described then."""
+    meta = recording.meta
     for field in ("hardware", "model"):
-        if field not in recording.meta:
+        if field not in meta:
             raise InputError(args.reqs, f"line 1: meta.{field}", "this field is required by a prefill policy")
-    return LatencyCosts.of(str(recording.meta["hardware"]), dict(recording.meta["model"]), args.reqs)
+    return LatencyCosts.of(meta.get("card", meta["hardware"]), meta["model"], args.reqs)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -255,7 +257,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--kv-blocks", type=int, default=_UNLIMITED_BLOCKS, help="default: enough for all")
     parser.add_argument("--scheduling-policy", metavar="NAME", help="default: as recorded")
-    parser.add_argument("--policy-args", metavar="K=V,...", help="default: as recorded")
+    parser.add_argument(
+        "--policy-args", metavar="K=V,...", help="default: as recorded, if the policy is the recorded one"
+    )
     return parser
 
 

@@ -14,8 +14,10 @@ import gzip
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,11 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from astra_sim.input_error import InputError, read_json_object
+from inference_serving.policies.options import make_options, parse_pairs
+from inference_serving.policies.registry import find_prefill_policy
 from integrations.bimodal import Arrival, bimodal
+from llm_profile.hardware import find_hardware, load_hardware
 
 ENGINE_POLICIES = ("fcfs", "priority")
 WARM_UP_TOKENS = (64, 3000, 128)
@@ -110,38 +116,63 @@ class Driver:
         return times, first_token
 
 
-async def run(args: argparse.Namespace, model: Path) -> str:
-    """Serve the whole workload; returns the text of the requests' file."""
-    facts = json.loads(args.model_config.read_text(encoding="utf-8"))
-    arrivals = bimodal(args.seed, args.requests, args.rate, args.long_share)
-    begin_s = time.monotonic()
-    engine = AsyncLLM.from_engine_args(engine_args(args, model))
-    try:
-        driver = Driver(engine, args, facts["vocab_size"])
-        await driver.warm_up()
-        ready_s = time.monotonic()
-        driver.base_s = ready_s + START_AFTER_S
-        records = await asyncio.gather(*(driver.serve(*item) for item in enumerate(arrivals)))
-        blocks = engine.vllm_config.cache_config.num_gpu_blocks
-        block_size = engine.vllm_config.cache_config.block_size
-    finally:
-        engine.shutdown()
-    meta = {
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the requests' file says of a run; raises InputError for a policy or a card that there is not."""
+    return {
         "mnbt": args.max_num_batched_tokens,
         "rate": args.rate,
         "n": args.requests,
         "seed": args.seed,
         "long_share": args.long_share,
         "policy": args.policy,
-        "policy_args": args.policy_args,
+        "policy_args": resolved_args(args.policy, args.policy_args),
         "hardware": args.hardware,
-        "model": facts,
-        "block_size": block_size,
-        "num_gpu_blocks": blocks,
+        "card": described(args.hardware),
+        "model": read_json_object(args.model_config),
     }
+
+
+async def run(args: argparse.Namespace, model: Path, meta: dict[str, Any]) -> str:
+    """Serve the whole workload; returns the text of the requests' file."""
+    arrivals = bimodal(args.seed, args.requests, args.rate, args.long_share)
+    begin_s = time.monotonic()
+    engine = AsyncLLM.from_engine_args(engine_args(args, model))
+    try:
+        driver = Driver(engine, args, meta["model"]["vocab_size"])
+        await driver.warm_up()
+        ready_s = time.monotonic()
+        driver.base_s = ready_s + START_AFTER_S
+        records = await asyncio.gather(*(driver.serve(*item) for item in enumerate(arrivals)))
+        cache = engine.vllm_config.cache_config
+        meta = meta | {"block_size": cache.block_size, "num_gpu_blocks": cache.num_gpu_blocks}
+    finally:
+        engine.shutdown()
     first = {"meta": meta, "base": round(driver.base_s, 5), "init": round(ready_s - begin_s, 2)}
     first["wall"] = round(time.monotonic() - driver.base_s, 2)
     return "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in [first, *records])
+
+
+def described(hardware: str) -> dict[str, Any]:
+    """The description of a card as it is now, so that the policy's predictions can be made again."""
+    file = find_hardware(hardware)
+    if file is None:
+        raise InputError("", "--hardware", f"no description {hardware}.yaml")
+    return load_hardware(file).model_dump(exclude={"fit"}, exclude_defaults=True)
+
+
+def resolved_args(policy: str, text: str) -> str:
+    """All options of a prefill policy as they are now, with whole iterations for layer groups; '' for the engine's.
+
+    Raises InputError for a policy or an option that there is not.
+    """
+    if policy in ENGINE_POLICIES:
+        return ""
+    try:
+        options = make_options(find_prefill_policy(policy).options_type, parse_pairs(text))
+    except ValueError as error:
+        raise InputError("", "--policy", str(error)) from None
+    values = asdict(options) | {"groups": 1}
+    return ",".join(f"{name}={str(value).lower()}" for name, value in values.items())
 
 
 def write_compressed(file: Path, content: bytes) -> None:
@@ -177,6 +208,11 @@ def main(argv: list[str] | None = None) -> int:
     if requests_file.exists() and iterations_file.exists():
         print(f"{args.output.name}: is there already")
         return 0
+    try:
+        meta = settings(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         model, recording = Path(folder) / "model", Path(folder) / "iters.jsonl"
         model.mkdir()
@@ -187,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
             HOL_POLICY_ARGS=args.policy_args,
             HOL_HARDWARE=args.hardware,
         )
-        text = asyncio.run(run(args, model))
+        text = asyncio.run(run(args, model, meta))
         write_compressed(iterations_file, recording.read_bytes())
         write_compressed(requests_file, text.encode())
     print(f"{args.output.name}: {args.requests} requests served")

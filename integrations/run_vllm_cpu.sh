@@ -13,7 +13,7 @@ Writes FOLDER/NAME.reqs.jsonl.gz and NAME.iters.jsonl.gz for each seed (default:
 also makes an environment with vLLM, which takes minutes and 3 GB.
 
 Environment:
-  VLLM_ENV       where the environment is or will be (default: .venv-vllm)
+  ENGINE_ENV     where the environment is or will be (default: .venv-vllm)
   PYTHON         the Python, 3.11 or newer, to make it with (default: python3)
   RUN_WITH       a command in front of vLLM, for instance "chrt -r 10" on a machine that others use, too
   REQUESTS       requests of a run (default: 200)
@@ -33,7 +33,7 @@ folder=$1
 shift
 seeds=("$@")
 [ ${#seeds[@]} -gt 0 ] || seeds=(1 2 3)
-env=${VLLM_ENV:-.venv-vllm}
+env=${ENGINE_ENV:-.venv-vllm}
 budget=${TOKEN_BUDGET:-512}
 policies=(fcfs prio bo)
 

@@ -49,6 +49,17 @@ def test_a_card_and_the_facts_of_a_model_are_enough():
     assert alone < costs.batch_ns([(512, 4096)]) < costs.batch_ns([(1024, 4096)])
 
 
+def test_a_card_may_be_given_by_its_description():
+    facts = LLAMA.model_dump()
+    card = {"name": "mine", "source": "me", "memory": {"bandwidth_gbps": 100, "size_gb": 9}}
+    slow, fast = (
+        LatencyCosts.of(card | {"peak_tflops": {"fp16": peak}}, facts, Path("x")) for peak in (1, 10)
+    )
+    assert slow.batch_ns([(512, 0)]) > 5 * fast.batch_ns([(512, 0)])
+    with pytest.raises(InputError, match=r"recording: peak_tflops"):
+        LatencyCosts.of(card, facts, Path("recording"))
+
+
 def test_facts_that_describe_no_model_are_refused_by_name():
     facts = LLAMA.model_dump() | {"num_hidden_layers": 0}
     with pytest.raises(InputError, match=r"config\.json: num_hidden_layers"):

@@ -255,6 +255,15 @@ def test_a_prefill_policy_sees_how_long_iterations_took(tmp_path):
     assert main(write(tmp_path, [*begin, passed | {"t2": 4.9}, end, no_more], **SRPT | args)) == 0
 
 
+def test_a_prefill_policy_predicts_with_the_card_that_was_described_then(tmp_path):
+    """Two prompts that are equally long on a card without compute or bandwidth limits go by arrival."""
+    events = [add("a", 60), add("b", 50), iteration(0.1, ("a", 60, 0, 60), ("b", 4, 0, 50))]
+    free = {"name": "CPU", "source": "none", "memory": {"bandwidth_gbps": 1e15, "size_gb": 1}}
+    card = free | {"peak_tflops": {"fp16": 1e15}, "coefficients": None}
+    assert main(write(tmp_path, events, **SRPT, mnbt=64)) == 1
+    assert main(write(tmp_path, events, **SRPT, mnbt=64, card=card)) == 0
+
+
 def test_the_command_line_can_change_the_prefill_policy(tmp_path):
     files = write(tmp_path, PAUSED, **SRPT | {"policy": "fcfs"})
     assert main(files) == 1

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from inference_serving.policies.options import parse_pairs
 from inference_serving.validation.readers import read_run
 
 MODEL = Path(__file__).parents[2] / "integrations" / "llama_82m.json"
@@ -89,9 +90,12 @@ def test_a_run_is_written_as_recorded_runs_are(driver, tmp_path):
     run = read_run(tmp_path / "run.reqs.jsonl.gz")
     assert len(run.requests) == 4
     assert run.kv_blocks == 99
-    assert run.flags[-4:] == ("--policy-args", "chunk=480", "--block-size", "128")
+    assert run.flags[-2:] == ("--block-size", "128")
     meta = lines(tmp_path)[0]["meta"]
     assert (meta["hardware"], meta["model"]["num_hidden_layers"]) == ("CPU", 12)
+    options = parse_pairs(meta["policy_args"])
+    assert (options["chunk"], options["beta"], options["groups"]) == ("480", "0.5", "1")
+    assert meta["card"]["coefficients"]
     assert {one["tok0"] for one in lines(tmp_path)[1:]} == {7}
     iterations = (tmp_path / "run.iters.jsonl.gz").read_bytes()
     assert gzip.decompress(iterations) == b'{"ev":"note"}\n'
@@ -113,6 +117,22 @@ def test_the_engine_runs_its_own_policies_and_the_scheduler_ours(
     assert asked.scheduling_policy == engines
     assert asked.scheduler_cls == f"integrations.vllm_scheduler.{scheduler}"
     assert os.environ["HOL_POLICY"] == policy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("--policy=none-such", "--policy: 'none-such' is unknown"),
+        ("--policy-args=chunk", "--policy: 'chunk': write name=value"),
+        ("--hardware=none-such", "--hardware: no description none-such.yaml"),
+        ("--model-config=none-such.json", "none-such.json"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_the_engine_starts(driver, tmp_path, capsys, wrong, message):
+    assert driver.main(arguments(tmp_path, "--policy=srpt", wrong)) == 2
+    assert message in capsys.readouterr().err
+    assert Engine.starts == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_priority_is_prompt_length(driver, tmp_path):
