@@ -85,7 +85,9 @@ def _one_instance(setting: Setting, cells: Sequence[Cell]) -> Iterator[str]:
 
 def _line(setting: Setting, claim: Claim, facts: Facts) -> str:
     value: Any = facts[claim.fact]
-    found = with_interval(facts, claim.fact) if f"{claim.fact}_low" in facts else f"{value:.3f}"
+    found = "-" if value is None else f"{value:.3f}"
+    if f"{claim.fact}_low" in facts:
+        found = with_interval(facts, claim.fact)
     sign = ">=" if claim.at_least else "<="
     limits = f"{sign} {claim.must:g} | {sign} {claim.goal:g}"
     return f"| {setting.title} | {claim.text} | {limits} | {found} | {claim.verdict(value)} |"
