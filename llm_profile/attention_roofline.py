@@ -88,7 +88,9 @@ class AttentionRoofline:
         if decode_kv.size:
             fixed = max(fixed, self._decode.fixed_ns * (self._decode.lone if decode_kv.size == 1 else 1))
             block_kv = _in_blocks(decode_kv, self._decode.block_tokens)
-            decode = self.decode_ns(float(decode_kv.size), block_kv, int(decode_kv.max()))
+            longest = int(decode_kv.max())
+            uneven = self._decode.skew * max(longest * decode_kv.size - block_kv, 0)
+            decode = self.decode_ns(float(decode_kv.size), block_kv + uneven, longest)
             total += max(decode, block_kv * self.floor_ns)
         return round(fixed + total)
 

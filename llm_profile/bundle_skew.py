@@ -79,6 +79,14 @@ def read_skew(file: Path) -> SkewTable:
     return SkewTable([int(chunk) for chunk in axes[0]], axes[1:], table)
 
 
+def read_pure_alphas(file: Path) -> NDArray[np.float64]:
+    """``alpha`` of decodes without a prefill, an element a measured batch, from the ``skew_fit.csv`` of a bundle."""
+    rows = read_table(file, (*COLUMNS, "n_samples"))
+    pure = rows.whole("pc") == 0
+    alphas: NDArray[np.float64] = np.repeat(rows.numbers("alpha")[pure], rows.whole("n_samples")[pure])
+    return alphas
+
+
 def _uppers(table: Table, column: str) -> list[float]:
     """Largest value of the bucket that each label of a column names."""
     uppers = []

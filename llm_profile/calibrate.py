@@ -68,6 +68,7 @@ DECODE_START = {
     "stream_gbps": 15.0,
     "sharpness": 3.0,
 }
+DECODE_STARTS = (DECODE_START, {**DECODE_START, "cold": 3.0})
 EQUAL = 1.02
 """Ratio of two losses that tells nothing about which fit is right."""
 BLOCK_TOKENS = (1, 16, 32, 64, 128)
@@ -199,7 +200,14 @@ def fit_decode(card: Hardware, profiles: Sequence[Profile]) -> Decode:
     fits = [min(_decode_fits(card, profiles, packed), key=lambda fit: fit[0]) for packed in (True, False)]
     least = min(loss for loss, _ in fits)
     equal = [decode for loss, decode in fits if loss <= EQUAL * least]
-    return min(equal, key=lambda decode: abs(np.log(decode.efficiency)))
+    fitted = min(equal, key=lambda decode: abs(np.log(decode.efficiency)))
+    return fitted.model_copy(update={"skew": _median_skew(profiles)})
+
+
+def _median_skew(profiles: Sequence[Profile]) -> float:
+    """Median over all uneven decode batches that were measured; 0 if none was."""
+    alphas = np.concatenate([profile.alphas for profile in profiles])
+    return max(float(f"{np.median(alphas):.4g}"), 0.0) if alphas.size else 0.0
 
 
 def _decode_fits(card: Hardware, profiles: Sequence[Profile], packed: bool) -> list[tuple[float, Decode]]:
@@ -214,8 +222,9 @@ def _decode_fits(card: Hardware, profiles: Sequence[Profile], packed: bool) -> l
             c = Decode.model_construct(**_within_limits(values), **choice)
             return np.concatenate([decode_ns(card, p, c, n, total) for p, (n, total, _) in samples])
 
-        values, loss = fit_positive(predict, measured, DECODE_START)
-        fits.append((loss, Decode(**_rounded(_within_limits(values)), **choice)))
+        for start in DECODE_STARTS:
+            values, loss = fit_positive(predict, measured, start)
+            fits.append((loss, Decode(**_rounded(_within_limits(values)), **choice)))
     return fits
 
 

@@ -97,7 +97,8 @@ class Decode(_Part):
     ``longest`` is one head's pass over the longest KV at ``stream_gbps``. KV lengths are rounded up to
     ``block_tokens``. With ``gqa_packed`` a K/V head is read once for all its query heads, else once for each
     (kernels without grouped-query packing). ``cold`` is what each byte of KV takes longer until the batch has
-    replaced the contents of the cache; ``lone`` times ``fixed`` is the fixed cost of a single request.
+    replaced the contents of the cache; ``lone`` times ``fixed`` is the fixed cost of a single request. A batch of
+    uneven lengths without a prefill costs as if each KV were longer by ``skew`` times its distance to the longest.
     """
 
     fixed_ns: NonNegative = 4000.0
@@ -108,6 +109,7 @@ class Decode(_Part):
     stream_gbps: PositiveFloat = 400.0
     block_tokens: PositiveInt = 16
     gqa_packed: bool = True
+    skew: Annotated[float, Field(ge=0, le=1)] = 0.0
     sharpness: Sharpness = 2.0
 
 

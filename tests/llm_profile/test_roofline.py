@@ -175,6 +175,17 @@ def test_a_datasheet_alone_gives_estimates(tmp_path, monkeypatch):
     assert one(model, "gate_proj", 1) > 2 * 4096 * 14336 / 1000
 
 
+def test_an_uneven_decode_batch_costs_part_of_the_way_to_all_at_the_longest():
+    decode = IDEAL.decode.model_copy(update={"skew": 0.25})
+    card = CARD.model_copy(update={"coefficients": IDEAL.model_copy(update={"decode": decode})})
+    model = RooflineLatencyModel(card, LatencyQuery("IDEAL", LLAMA, 1))
+    even, uneven = tokens(2000, 2000, 2000), tokens(1000, 2000, 3000)
+    longest = model.attention_ns(NONE, NONE, tokens(3000, 3000, 3000))
+    mean = model.attention_ns(NONE, NONE, even)
+    assert mean == ideal().attention_ns(NONE, NONE, even)
+    assert model.attention_ns(NONE, NONE, uneven) == pytest.approx(mean + 0.25 * (longest - mean), rel=1e-3)
+
+
 def test_attention_of_a_card_without_measured_decodes_is_estimated():
     model = open_latency_model(LatencyQuery("RTX3090", LLAMA, 1))
     assert model.name == "calibrated:RTX3090"
