@@ -35,8 +35,8 @@ def draw_throughput(axes: Any, results: Results, scenario: str, real: Path | Non
     axes.set_title(title)
     axes.set_xlim(left=0)
     highest = max(float(values.max(initial=0)) for values in (simulated, series[1] if series else simulated))
-    axes.set_ylim(0, max(axes.get_ylim()[1], 1.06 * highest))  # the axis may be shared with other panels
-    axes.legend(loc="lower center", bbox_to_anchor=(0.42, 0))
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1.35 * highest))  # room for the legend; the axis may be shared
+    axes.legend(loc="upper right")
 
 
 def real_series(file: Path) -> tuple[FloatArray, FloatArray] | None:

@@ -89,9 +89,9 @@ def _draw_energy(axes: Any, results: Results, names: list[str]) -> None:
         if energy is not None and energy.real is not None:
             label = "_" if titles else "real server"  # one entry in the legend
             axes.hlines(energy.real, place - 0.4, place + 0.4, color="black", linestyle="--", label=label)
-            titles.append(f"{name} {signed(energy.percent)}")
+            titles.append(f"{name.split()[-1]} {signed(energy.percent)}")
     axes.set_title("\n".join(["energy", ", ".join(titles)]) if titles else "energy")
-    axes.set_ylabel("energy (kJ)")
+    axes.set_ylabel("simulated energy (kJ)")
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.grid(visible=False, axis="x")
     handles, labels = axes.get_legend_handles_labels()
