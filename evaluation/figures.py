@@ -1,0 +1,10 @@
+"""The figures there are. A new one is a folder with its module, and its place here."""
+
+from __future__ import annotations
+
+from evaluation.figure import Figure
+from evaluation.figure_5 import figure_5
+from evaluation.figure_6 import figure_6
+from evaluation.figure_9 import figure_9
+
+FIGURES: tuple[Figure, ...] = (figure_5.FIGURE, figure_6.FIGURE, figure_9.FIGURE)
