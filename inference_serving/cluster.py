@@ -35,11 +35,18 @@ class InstanceSpec:
     memory: MemoryPlan
     precision: Precision
     scheduler: SchedulerSettings
+    ep_size: int = 1
+    """Ranks over which whole experts are spread: 1 (every rank has a share of each expert) or all."""
 
     @property
     def tp_size(self) -> int:
         """Tensor-parallel ranks."""
         return len(self.npus)
+
+    @property
+    def expert_tp_size(self) -> int:
+        """Ranks that share the columns of each expert; 1 for a dense model."""
+        return self.tp_size // self.ep_size if self.model.is_moe else 1
 
 
 @dataclass(frozen=True, slots=True)

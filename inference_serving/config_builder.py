@@ -80,6 +80,7 @@ class _Builder:
             memory=self._memory(path, section, model, precision, settings.block_size),
             precision=precision,
             scheduler=settings,
+            ep_size=self._ep_size(path, section, model),
         )
 
     def _model(self, path: str, section: InstanceSection) -> ModelConfig:
@@ -89,13 +90,30 @@ class _Builder:
             if error.file:
                 raise
             raise InputError(self._file, f"{path}.model_name", error.message) from None
-        if model.is_moe:
+        return model
+
+    def _ep_size(self, path: str, section: InstanceSection, model: ModelConfig) -> int:
+        """Ranks over which the experts are spread; whatever does not divide evenly is refused."""
+        npus, ep_size = section.npu_count, section.ep_size or 1
+        error = None
+        if ep_size > 1 and not model.is_moe:
+            error = f"{model.name} has no experts to spread; remove the field"
+        elif ep_size not in (1, npus):
+            error = (
+                f"experts are spread over all {npus} NPUs of the instance (ep_size = {npus}) or over none (1)"
+            )
+        elif ep_size > 1 and model.num_experts % ep_size:
+            error = f"{model.name} has {model.num_experts} experts, which {ep_size} NPUs cannot share evenly"
+        if error is not None:
+            raise InputError(self._file, f"{path}.ep_size", f"{ep_size}: {error}")
+        if model.is_moe and ep_size == 1 and model.moe_intermediate_size % npus:
             raise InputError(
                 self._file,
-                f"{path}.model_name",
-                f"{model.name}: mixture-of-experts models are not supported yet; use a dense model",
+                f"{path}.npu_num",
+                f"{npus}: {model.name} has experts of width {model.moe_intermediate_size}, which {npus} NPUs cannot "
+                "share evenly; use another number, or spread whole experts with ep_size",
             )
-        return model
+        return ep_size
 
     def _settings(self, path: str, section: InstanceSection) -> SchedulerSettings:
         """The command line's scheduler settings, overridden by those that the instance gives itself."""

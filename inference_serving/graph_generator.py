@@ -1,9 +1,10 @@
 """From the structure of a trace to one Chakra graph per NPU, for the engine to compile.
 
 On the instance's own NPUs every row is a compute node, each waiting for the row before; under tensor
-parallelism an all-reduce follows o_proj and down_proj. KV leaves by the copy engine as soon as a block's K
-and V exist, so that it overlaps with compute and collectives; the decode side only posts receives. Part 0
-of the ticket is the iteration itself, part ``p`` the transfer to the ``p``-th target.
+parallelism an all-reduce follows o_proj and down_proj (or the experts), under expert parallelism all-to-alls
+surround the experts, and an all-gather gives every rank all tokens again. KV leaves by the copy engine as soon
+as a block's K and V exist, so that it overlaps with compute and collectives; the decode side only posts
+receives. Part 0 of the ticket is the iteration itself, part ``p`` the transfer to the ``p``-th target.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from astra_sim import CollectiveKind, Graph, Node, NodeKind
 from inference_serving.kv_transfer import HeadTransfer
 from inference_serving.trace_shape import (
     ALL_REDUCE_SLOT,
-    DURATION_SLOT,
     SAMPLED_IDS_SLOT,
     TOKEN_IDS_SLOT,
     KvTarget,
@@ -47,11 +47,10 @@ class _RankGraph:
     def _add_row(self, index: int, row: RowShape) -> None:
         if row.loads_token_ids:
             self._chain(NodeKind.MEM_LOAD, f"{row.name}_load", size_slot=TOKEN_IDS_SLOT)
-        self._chain(NodeKind.COMP, row.name, duration_slot=DURATION_SLOT[row.layer])
+        self._chain(NodeKind.COMP, row.name, duration_slot=self._shape.duration_slot(row, self._rank))
         if row.kv_ready:
             self._add_sends(index, row)
-        if row.all_reduce:
-            self._add_all_reduce(row)
+        self._add_collectives(row)
         if row.stores_sampled_ids:
             self._chain(NodeKind.MEM_STORE, f"{row.name}_store", size_slot=SAMPLED_IDS_SLOT)
 
@@ -72,16 +71,28 @@ class _RankGraph:
         )
         self._last = (node_id,)
 
-    def _add_all_reduce(self, row: RowShape) -> None:
+    def _add_collectives(self, row: RowShape) -> None:
+        """What the ranks do together after a row: nothing, most often."""
+        if row.all_reduce:
+            self._collective(row, "all_reduce", CollectiveKind.ALL_REDUCE, ALL_REDUCE_SLOT)
+        if row.dispatches:
+            slot = self._shape.all_to_all_slot(row.draw)
+            self._collective(row, "dispatch", CollectiveKind.ALL_TO_ALL, slot)
+        if row.combines:
+            slot = self._shape.all_to_all_slot(row.draw)
+            self._collective(row, "combine", CollectiveKind.ALL_TO_ALL, slot)
+            self._collective(row, "all_gather", CollectiveKind.ALL_GATHER, self._shape.all_gather_slot)
+
+    def _collective(self, row: RowShape, what: str, kind: CollectiveKind, size_slot: int) -> None:
         node_id = len(self._nodes)
         self._nodes.append(
             Node(
                 node_id,
                 NodeKind.COLL,
-                f"{row.name}_all_reduce",
+                f"{row.name}_{what}",
                 data_deps=self._last,
-                size_slot=ALL_REDUCE_SLOT,
-                collective=CollectiveKind.ALL_REDUCE,
+                size_slot=size_slot,
+                collective=kind,
                 group=self._group,
             )
         )

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.cluster import InstanceSpec, Role
+from inference_serving.gate_function import ExpertRouting
 from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
 from inference_serving.policies import make_prefill_policy, policy_names
@@ -90,6 +91,7 @@ class Instance:
         spec: InstanceSpec,
         costs: PrefillCosts,
         admission: Admission | None = None,
+        routing: ExpertRouting | None = None,
     ) -> None:
         self.spec = spec
         self.instance_id = spec.instance_id
@@ -103,7 +105,7 @@ class Instance:
         self.kv_cache: KvCache = pool(spec.memory.kv_blocks, spec.scheduler.block_size)
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
         self.backlog = PrefillBacklog(self.scheduler, costs)
-        self.traces = TraceGenerator(spec, costs.latency)
+        self.traces = TraceGenerator(spec, costs.latency, routing)
         self.in_flight: InFlight | None = None
         self.ahead: Formed | None = None
         self.host_free_ns = 0

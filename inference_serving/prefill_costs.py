@@ -8,6 +8,7 @@ import numpy as np
 
 from inference_serving.cluster import Cluster, InstanceSpec
 from inference_serving.controller import EngineController
+from inference_serving.gate_function import ExpertRouting
 from inference_serving.host_overhead import HostOverhead
 from inference_serving.layer_group import WHOLE_MODEL, LayerGroup, layer_groups
 from inference_serving.request import Batch
@@ -40,7 +41,11 @@ class SerialTimes:
 
 
 class PrefillCosts:
-    """Prefill times of one instance without decodes and without contention; implements ``CostModel``."""
+    """Prefill times of one instance without decodes and without contention; implements ``CostModel``.
+
+    ``routing`` deals tokens to experts for the predictions alone; one that draws makes one draw for each number of
+    tokens, so that predictions do not change from call to call.
+    """
 
     def __init__(
         self,
@@ -48,10 +53,11 @@ class PrefillCosts:
         latency: LatencyModel,
         overhead: HostOverhead,
         serial_ns: Callable[[Trace], int],
+        routing: ExpertRouting | None = None,
     ) -> None:
         self.latency = latency
         self.overhead = overhead
-        self._traces = TraceGenerator(instance, latency)
+        self._traces = TraceGenerator(instance, latency, routing)
         self._serial_ns = serial_ns
         self._blocks = instance.model.num_hidden_layers
         self._dense_ns: dict[tuple[int, int, LayerGroup], int] = {}
@@ -85,8 +91,8 @@ class PrefillCosts:
 
 
 def _slots(trace: Trace) -> Iterator[int]:
-    """Duration slots of a trace's rows."""
-    return (DURATION_SLOT[row.layer] for row in trace.shape.rows)
+    """Duration slots of a trace's rows on the first rank."""
+    return (trace.shape.duration_slot(row) for row in trace.shape.rows)
 
 
 def _batch(chunks: Sequence[tuple[int, int]], layer_group: LayerGroup) -> Batch:

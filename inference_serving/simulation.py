@@ -9,9 +9,10 @@ import numpy as np
 
 from astra_sim import Completion, EngineCounters
 from inference_serving.arrivals import Arrivals, request_of
-from inference_serving.cluster import Cluster, Role
+from inference_serving.cluster import Cluster, InstanceSpec, Role
 from inference_serving.controller import make_controller
 from inference_serving.disaggregation import KvMover
+from inference_serving.gate_function import ExpertRouting, make_expert_routing
 from inference_serving.host_overhead import HostOverhead
 from inference_serving.instance import Formed, InFlight, Instance
 from inference_serving.prefill_costs import PrefillCosts, SerialTimes
@@ -57,18 +58,19 @@ class Simulation:
         self.instances: dict[int, Instance] = {}
         self._mover = KvMover(self.instances)
         serial = SerialTimes(cluster)
+        *routing, expert_rng = np.random.default_rng(config.seed).spawn(3)
         for spec in cluster.instances:
             latency = latencies[spec.instance_id]
-            costs = PrefillCosts(spec, latency, HostOverhead.of(config, latency), serial.ns)
+            routings = _expert_routings(spec, config, expert_rng)
+            costs = PrefillCosts(spec, latency, HostOverhead.of(config, latency), serial.ns, routings[0])
             admission = self._mover if spec.role is Role.PREFILL else None
-            self.instances[spec.instance_id] = Instance(spec, costs, admission)
+            self.instances[spec.instance_id] = Instance(spec, costs, admission, routings[1])
         self._decode_specs = {spec.instance_id: spec for spec in cluster.with_role(Role.DECODE)}
         self._entries = [
             self.instances[s.instance_id] for s in cluster.with_role(Role.COLOCATED, Role.PREFILL)
         ]
         self._decoders = [self.instances[instance_id] for instance_id in self._decode_specs]
         self._prefillers = [entry for entry in self._entries if entry.spec.role is Role.PREFILL]
-        routing = np.random.default_rng(config.seed).spawn(2)
         router, router_args = config.request_routing_policy, dict(config.router_args)
         self._router = make_router(router, routing[0], router_args)
         self._decode_router = make_decode_router(router, routing[1], router_args)
@@ -217,3 +219,13 @@ class Simulation:
             *self.controller.stall_report(),
         ]
         return "; ".join(lines)
+
+
+def _expert_routings(
+    spec: InstanceSpec, config: SimulationConfig, rng: np.random.Generator
+) -> list[ExpertRouting | None]:
+    """Where an instance's tokens go in its predictions, and where they go; None twice for a dense model."""
+    if not spec.model.is_moe:
+        return [None, None]
+    name, args = config.expert_routing_policy, dict(config.expert_routing_args)
+    return [make_expert_routing(name, args, spec.model, one) for one in rng.spawn(2)]
