@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -94,3 +96,14 @@ def test_a_class_of_ones_own_is_found_by_name_and_its_counts_are_checked():
 def test_all_policies_declare_what_follows_from_the_token_count_alone():
     assert [one.repeatable for one in (Balanced, RoundRobin, Random, PowerLaw)] == [True, False, False, False]
     assert PowerLawOptions().skew == 1
+
+
+def test_the_class_in_the_docs_deals_every_token():
+    page = Path(__file__).parents[2] / "docs" / "moe.md"
+    code = page.read_text().split("```python\n")[1].split("```")[0]
+    names = {"np": np}
+    exec(code, names)
+    dealt = names["HotFirst"](8, 2, np.random.default_rng(0))
+    for tokens in (1, 2, 7, 100):
+        check_counts(dealt.counts(tokens), tokens, MIXTRAL, dealt.draws)
+        assert dealt.counts(tokens)[0, 0] == tokens // 2
