@@ -42,7 +42,9 @@ simulate "The same on two instances, experts wanted by a power law" single_node_
   sharegpt_req100_rate10_llama example_moe_multi_run --log-interval 5 --expert-routing-policy POWERLAW
 simulate "Mixture of experts, prefill and decode apart" single_node_moe_pd_instance \
   sharegpt_req100_rate10_llama example_moe_pd_run --log-interval 5
-summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,power_run,topology_run,moe_run,moe_multi_run,moe_pd_run}.json)
+simulate "Two data-parallel instances that share their experts" single_node_moe_dp_ep_instance \
+  sharegpt_req100_rate10_llama example_moe_dp_run --log-interval 5
+summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,power_run,topology_run,moe_run,moe_multi_run,moe_pd_run,moe_dp_run}.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
   simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \

@@ -167,8 +167,6 @@ def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
     if instance.pipeline_groups > 1:
         field = "pp_size" if instance.pp_size else "npu_group"
         wanted.append((field, f"pipeline parallelism ({instance.pipeline_groups} groups)"))
-    if instance.dp_group is not None:
-        wanted.append(("dp_group", "data parallelism"))
     if instance.placement is not None:
         wanted.append(("placement", "placement of weights and KV"))
     return wanted

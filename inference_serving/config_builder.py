@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from astra_sim.input_error import InputError, read_json_object, validated
 from inference_serving.cluster import Cluster, InstanceSpec, NodeSpec, Role
 from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
+from inference_serving.expert_parallelism import check_groups, checked_ep_size
 from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
 from inference_serving.network_builder import build_network
 from inference_serving.policies import check_policy, is_policy, policy_names
@@ -30,6 +32,7 @@ def load_cluster(file: Path, config: SimulationConfig) -> Cluster:
         )
     cluster = _Builder(file, config).build(section)
     _check_pairs(cluster)
+    check_groups(cluster, config)
     return cluster
 
 
@@ -41,8 +44,13 @@ class _Builder:
         self._config = config
         self._npus = 0
         self._instances: list[InstanceSpec] = []
+        self._group_npus: Counter[str] = Counter()
 
     def build(self, section: ClusterSection) -> Cluster:
+        for node in section.nodes:
+            for one in node.instances:
+                if one.dp_group is not None:
+                    self._group_npus[one.dp_group] += one.npu_count
         nodes = tuple(self._node(index, node) for index, node in enumerate(section.nodes))
         network = build_network(self._file, section, [len(node.npus) for node in nodes])
         return Cluster(self._file, tuple(self._instances), nodes, network, section.topology is not None)
@@ -69,6 +77,7 @@ class _Builder:
             raise InputError(self._file, f"{path}.npu_num", f"{model.name}: {error.message}") from None
         settings = self._settings(path, section)
         precision = self._precision(path, section)
+        ep_size = self._ep_size(path, section, model)
         return InstanceSpec(
             instance_id=len(self._instances),
             node_id=node_id,
@@ -77,10 +86,11 @@ class _Builder:
             hardware=section.hardware,
             npus=npus,
             mem_bw_gbps=section.npu_mem.mem_bw,
-            memory=self._memory(path, section, model, precision, settings.block_size),
+            memory=self._memory(path, section, model, precision, settings.block_size, ep_size),
             precision=precision,
             scheduler=settings,
-            ep_size=self._ep_size(path, section, model),
+            ep_size=ep_size,
+            dp_group=section.dp_group,
         )
 
     def _model(self, path: str, section: InstanceSection) -> ModelConfig:
@@ -94,26 +104,11 @@ class _Builder:
 
     def _ep_size(self, path: str, section: InstanceSection, model: ModelConfig) -> int:
         """Ranks over which the experts are spread; whatever does not divide evenly is refused."""
-        npus, ep_size = section.npu_count, section.ep_size or 1
-        error = None
-        if ep_size > 1 and not model.is_moe:
-            error = f"{model.name} has no experts to spread; remove the field"
-        elif ep_size not in (1, npus):
-            error = (
-                f"experts are spread over all {npus} NPUs of the instance (ep_size = {npus}) or over none (1)"
-            )
-        elif ep_size > 1 and model.num_experts % ep_size:
-            error = f"{model.name} has {model.num_experts} experts, which {ep_size} NPUs cannot share evenly"
-        if error is not None:
-            raise InputError(self._file, f"{path}.ep_size", f"{ep_size}: {error}")
-        if model.is_moe and ep_size == 1 and model.moe_intermediate_size % npus:
-            raise InputError(
-                self._file,
-                f"{path}.npu_num",
-                f"{npus}: {model.name} has experts of width {model.moe_intermediate_size}, which {npus} NPUs cannot "
-                "share evenly; use another number, or spread whole experts with ep_size",
-            )
-        return ep_size
+        group = self._group_npus.get(section.dp_group or "", 0)
+        try:
+            return checked_ep_size(model, section.ep_size or 1, section.npu_count, group)
+        except InputError as error:
+            raise InputError(self._file, f"{path}.{error.field}", error.message) from None
 
     def _settings(self, path: str, section: InstanceSection) -> SchedulerSettings:
         """The command line's scheduler settings, overridden by those that the instance gives itself."""
@@ -190,11 +185,25 @@ class _Builder:
         return Precision(weight_bits, kv_bits)
 
     def _memory(
-        self, path: str, section: InstanceSection, model: ModelConfig, precision: Precision, block_size: int
+        self,
+        path: str,
+        section: InstanceSection,
+        model: ModelConfig,
+        precision: Precision,
+        block_size: int,
+        ep_size: int,
     ) -> MemoryPlan:
         memory = section.npu_mem
         utilization = memory.mem_util or self._config.npu_memory_utilization
-        plan = plan_memory(model, section.npu_count, precision, block_size, memory.mem_size, utilization)
+        plan = plan_memory(
+            model,
+            section.npu_count,
+            precision,
+            block_size,
+            memory.mem_size,
+            utilization,
+            max(ep_size, section.npu_count),
+        )
         stated = memory.kv_blocks or self._config.num_gpu_blocks_override
         if stated is not None:
             return replace(plan, stated_kv_blocks=stated)

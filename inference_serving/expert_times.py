@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,22 @@ class ExpertWork:
     assignments: Int64Array
     busiest: Int64Array
     slowest: tuple[tuple[int, Source], ...]
+
+    def of_ranks(self, ranks: slice) -> ExpertWork:
+        """The part of some ranks; the busiest and the slowest remain those of all."""
+        durations_ns, assignments = (
+            numbers.reshape(len(self.busiest), -1)[:, ranks].ravel()
+            for numbers in (self.durations_ns, self.assignments)
+        )
+        return replace(self, durations_ns=durations_ns, assignments=assignments)
+
+
+@dataclass(frozen=True, slots=True)
+class WaveShare:
+    """What an instance has of the experts of a wave, and the most tokens that any rank of the wave owns."""
+
+    experts: ExpertWork
+    most_owned: int
 
 
 class ExpertTimes:

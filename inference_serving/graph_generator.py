@@ -9,6 +9,9 @@ receives. Part 0 of the ticket is the iteration itself, part ``p`` the transfer 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from astra_sim import CollectiveKind, Graph, Node, NodeKind
 from inference_serving.kv_transfer import HeadTransfer
 from inference_serving.trace_shape import (
@@ -29,6 +32,39 @@ def build_graphs(shape: TraceShape) -> list[Graph]:
     return graphs
 
 
+def build_wave_graphs(traces: Sequence[tuple[TraceShape, int]]) -> list[Graph]:
+    """Graphs of instances that run one iteration together, for their NPUs one instance after another.
+
+    ``traces`` are structures and lengths of their durations; numbers follow one another as NPUs do. All-to-alls
+    over more ranks than an instance has span the wave.
+    """
+    graphs: list[Graph] = []
+    durations = sizes = 0
+    for shape, length in traces:
+        first = len(graphs)
+        graphs += [_moved(graph, first, durations, sizes, shape) for graph in build_graphs(shape)]
+        durations += length
+        sizes += shape.size_slots
+    return graphs
+
+
+def _moved(graph: Graph, first: int, durations: int, sizes: int, shape: TraceShape) -> Graph:
+    """A graph with its slots and the positions of its instance's NPUs further back."""
+    return Graph(
+        tuple(
+            replace(
+                node,
+                duration_slot=None if node.duration_slot is None else node.duration_slot + durations,
+                size_slot=None if node.size_slot is None else node.size_slot + sizes,
+                group=node.group
+                if len(node.group) > shape.instance.tp_size
+                else tuple(position + first for position in node.group),
+            )
+            for node in graph.nodes
+        )
+    )
+
+
 class _RankGraph:
     """Builds the graph of one of the instance's own ranks, row by row."""
 
@@ -36,6 +72,7 @@ class _RankGraph:
         self._shape = shape
         self._rank = rank
         self._group = tuple(range(shape.instance.tp_size))
+        self._spread = tuple(range(shape.instance.ep_size))
         self._nodes: list[Node] = []
         self._last: tuple[int, ...] = ()
 
@@ -81,7 +118,8 @@ class _RankGraph:
         if row.combines:
             slot = self._shape.all_to_all_slot(row.draw)
             self._collective(row, "combine", CollectiveKind.ALL_TO_ALL, slot)
-            self._collective(row, "all_gather", CollectiveKind.ALL_GATHER, self._shape.all_gather_slot)
+            if self._shape.instance.tp_size > 1:
+                self._collective(row, "all_gather", CollectiveKind.ALL_GATHER, self._shape.all_gather_slot)
 
     def _collective(self, row: RowShape, what: str, kind: CollectiveKind, size_slot: int) -> None:
         node_id = len(self._nodes)
@@ -93,7 +131,7 @@ class _RankGraph:
                 data_deps=self._last,
                 size_slot=size_slot,
                 collective=kind,
-                group=self._group,
+                group=self._spread if kind is CollectiveKind.ALL_TO_ALL else self._group,
             )
         )
         self._last = (node_id,)

@@ -57,11 +57,15 @@ def plan_memory(
     block_size: int,
     mem_size_gb: float,
     utilization: float,
+    expert_ranks: int | None = None,
 ) -> MemoryPlan:
-    """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens."""
+    """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens.
+
+    Experts are spread over ``expert_ranks`` NPUs, by default those of the instance.
+    """
     block_bytes = block_size * model.num_hidden_layers * kv_bytes_per_token(model, tp_size, precision.kv_bits)
     return MemoryPlan(
         usable_bytes=int(mem_size_gb * GIB * utilization),
-        weight_bytes=weight_bytes(model, tp_size, precision.weight_bits),
+        weight_bytes=weight_bytes(model, tp_size, precision.weight_bits, expert_ranks),
         kv_bytes_per_block=block_bytes,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from inference_serving.cluster import InstanceSpec
-from inference_serving.expert_times import ExpertTally, ExpertTimes, ExpertWork
+from inference_serving.expert_times import ExpertTally, ExpertTimes, ExpertWork, WaveShare
 from inference_serving.gate_function import Balanced, ExpertRouting
 from inference_serving.layer_group import LayerGroup
 from inference_serving.layer_times import LayerTimes, ProvenanceTally, token_layers
@@ -115,8 +115,8 @@ class Trace:
         stem, number = row.name.rsplit("_", 1)
         comm_type, comm_bytes, misc = self._communication(row)
         element = instance.precision.weight_bits
-        for rank in range(instance.ep_size):
-            assignments = int(self.experts.assignments[row.draw * instance.ep_size + rank])
+        for rank in range(instance.expert_groups):
+            assignments = int(self.experts.assignments[row.draw * instance.expert_groups + rank])
             yield TraceRow(
                 name=f"{stem}_{int(number) + 2 * rank}",
                 comp_ns=int(self.durations_ns[self.shape.duration_slot(row, rank)]),
@@ -179,12 +179,17 @@ class TraceGenerator:
         self._hidden_bytes = instance.model.hidden_size * instance.precision.weight_bits // 8
 
     def synthesize_trace(
-        self, batch: Batch, kv_tokens: Mapping[int, int], decode_instances: Mapping[int, InstanceSpec]
+        self,
+        batch: Batch,
+        kv_tokens: Mapping[int, int],
+        decode_instances: Mapping[int, InstanceSpec],
+        wave: WaveShare | None = None,
     ) -> Trace:
         """Trace of one iteration, or of the layer group of it that ``batch`` names.
 
         ``kv_tokens`` says how many tokens of KV go to each decode instance (by instance id) as the layers
-        finish; the embedding reads the token ids from host memory and the sampled ids go back there.
+        finish, ``wave`` what the experts do where instances share them; the embedding reads the token ids from
+        host memory and the sampled ids go back there.
         """
         tokens = batch.total_tokens
         durations_ns, experts = self._layer_times.of(tokens).copy(), None
@@ -196,25 +201,31 @@ class TraceGenerator:
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
         sizes = self._sizes(shape, batch, kv_tokens)
         if self._experts is not None:
-            experts = self._experts.of(tokens)
+            experts = self._experts.of(tokens) if wave is None else wave.experts
             durations_ns = np.concatenate([durations_ns, experts.durations_ns])
             self._expert_tally.count(experts, shape.blocks_of_draw)
-            self._add_expert_sizes(sizes, shape, tokens, experts)
+            self._add_expert_sizes(sizes, shape, tokens, experts, wave)
         return Trace(shape, durations_ns, sizes, tokens, experts)
+
+    @property
+    def instance(self) -> InstanceSpec:
+        """The instance whose traces these are."""
+        return self._instance
 
     def provenance_ns(self) -> Mapping[Source, int]:
         """Compute time of all iterations so far by how its latencies came about."""
         return self._expert_tally.time_ns + Counter(self._provenance.time_ns(self._layer_times))
 
     def _add_expert_sizes(
-        self, sizes: Int64Array, shape: TraceShape, tokens: int, experts: ExpertWork
+        self, sizes: Int64Array, shape: TraceShape, tokens: int, experts: ExpertWork, wave: WaveShare | None
     ) -> None:
-        """Sizes of expert parallelism, see docs/moe.md: each rank owns an even share of the tokens."""
-        ranks = self._instance.ep_size
-        if ranks == 1:
+        """Sizes of expert parallelism, see docs/moe.md: each rank owns an even share of its instance's tokens."""
+        if self._instance.ep_size == 1:
             return
-        sizes[shape.all_gather_slot] = -(-tokens // ranks) * self._hidden_bytes
-        sizes[shape.all_gather_slot + 1 :] = experts.busiest * self._hidden_bytes
+        owned = -(-tokens // self._instance.tp_size)
+        sent = (owned if wave is None else wave.most_owned) * self._instance.model.num_experts_per_tok
+        sizes[shape.all_gather_slot] = owned * self._hidden_bytes
+        sizes[shape.all_gather_slot + 1 :] = np.maximum(experts.busiest, sent) * self._hidden_bytes
 
     def _sizes(self, shape: TraceShape, batch: Batch, kv_tokens: Mapping[int, int]) -> Int64Array:
         sizes = np.zeros(shape.size_slots, dtype=np.int64)

@@ -97,8 +97,8 @@ class TraceShape:
         """Where the time of a row on one of the instance's ranks is."""
         if row.layer != EXPERTS:
             return DURATION_SLOT[row.layer]
-        ep_size = self.instance.ep_size
-        return FIRST_EXPERT_SLOT + row.draw * ep_size + rank % ep_size
+        groups = self.instance.expert_groups
+        return FIRST_EXPERT_SLOT + row.draw * groups + rank % groups
 
     @cached_property
     def blocks_of_draw(self) -> Int64Array:
@@ -144,7 +144,7 @@ def _rows(
     for block in range(instance.model.num_hidden_layers):
         for layer in layers:
             rows.append(_block_row(instance, layer, number, block % draws, sends_kv=sends_kv))
-            number += 1 if layer != EXPERTS else 2 * instance.ep_size + 1
+            number += 1 if layer != EXPERTS else 2 * instance.expert_groups + 1
     rows.append(RowShape(f"final_layernorm_{number}", "final_layernorm"))
     rows.append(RowShape(f"lm_head_{number + 1}", "lm_head", stores_sampled_ids=True))
     return tuple(rows)

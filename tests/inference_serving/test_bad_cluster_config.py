@@ -277,7 +277,7 @@ def test_a_broken_model_file_is_named_instead_of_the_cluster_config(tmp_path, ru
     [
         (
             {"model_name": "mistralai/Mixtral-8x7B-v0.1", "npu_num": 4, "ep_size": 2},
-            "ep_size: 2: experts are spread over all 4 NPUs of the instance (ep_size = 4) or over none (1)",
+            "ep_size: 2: experts are split (1) or spread over all NPUs of the instance (4); use one of 1, 4",
         ),
         (
             {"model_name": "mistralai/Mixtral-8x7B-v0.1", "npu_num": 16, "ep_size": 16},
@@ -327,7 +327,6 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
             {"npu_num": 4, "npu_group": None, "pp_size": 4},
             f"{AT}.pp_size: pipeline parallelism (4 groups) {NOT_YET}",
         ),
-        ("instance", {"dp_group": "a"}, f"{AT}.dp_group: data parallelism {NOT_YET}"),
         (
             "instance",
             {"placement": {"default": {"weights": "cpu"}}},
