@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
 from llm_profile.hardware import Coefficients, Decode, Elementwise, Gemm, Hardware, Prefill
+from llm_profile.iteration_time import iteration_ns
 from llm_profile.layers import (
     BLOCK_LAYERS,
     GEMM_LAYERS,
@@ -147,14 +148,9 @@ def _coefficients(card: Hardware, model: ModelConfig, solution: Floats, overhead
     )
 
 
-def iteration_ns(latency: RooflineLatencyModel, model: ModelConfig, iteration: Iteration) -> float:
-    """Predicted time of a recorded iteration, step overhead included."""
-    tokens, requests = np.array([iteration.tokens]), np.array([iteration.requests])
-    block = sum(int(latency.layer_ns(layer, tokens)[0]) for layer in BLOCK_LAYERS if layer != "attn")
-    attention = latency.attention_ns(iteration.prefill_q, iteration.prefill_context, iteration.decode_kv)
-    edges = int(latency.layer_ns("embedding", tokens)[0])
-    edges += sum(int(latency.layer_ns(layer, requests)[0]) for layer in ("final_layernorm", "lm_head"))
-    return latency.step_overhead_ns + model.num_hidden_layers * (block + attention) + edges
+def _predicted_ns(latency: RooflineLatencyModel, model: ModelConfig, iteration: Iteration) -> int:
+    batch = iteration.prefill_q, iteration.prefill_context, iteration.decode_kv
+    return iteration_ns(latency, model, *batch)
 
 
 def run_errors(card: Hardware, folder: Path) -> dict[str, tuple[float, float]]:
@@ -164,7 +160,7 @@ def run_errors(card: Hardware, folder: Path) -> dict[str, tuple[float, float]]:
     errors = {}
     for file in [folder / FIT_RUN, *sorted(folder.glob("*.iters.jsonl.gz"))]:
         run = read_run(file)
-        error = np.abs([iteration_ns(latency, model, one) / one.ns - 1 for one in run])
+        error = np.abs([_predicted_ns(latency, model, one) / one.ns - 1 for one in run])
         name = file.name.split(".")[0]
         errors[f"{name} iteration"] = (float(np.median(error)), float(np.quantile(error, 0.9)))
     return errors

@@ -24,8 +24,10 @@ class Claim:
     goal: float
     at_least: bool = False
 
-    def verdict(self, value: float) -> str:
-        """How far the value gets."""
+    def verdict(self, value: float | None) -> str:
+        """How far the value gets; None is what could not be measured."""
+        if value is None:
+            return "no runs"
         keeps: Callable[[float], bool] = (
             (lambda limit: value >= limit) if self.at_least else (lambda limit: value <= limit)
         )
@@ -83,7 +85,9 @@ def _one_instance(setting: Setting, cells: Sequence[Cell]) -> Iterator[str]:
 
 def _line(setting: Setting, claim: Claim, facts: Facts) -> str:
     value: Any = facts[claim.fact]
-    found = with_interval(facts, claim.fact) if f"{claim.fact}_low" in facts else f"{value:.3f}"
+    found = "-" if value is None else f"{value:.3f}"
+    if f"{claim.fact}_low" in facts:
+        found = with_interval(facts, claim.fact)
     sign = ">=" if claim.at_least else "<="
     limits = f"{sign} {claim.must:g} | {sign} {claim.goal:g}"
     return f"| {setting.title} | {claim.text} | {limits} | {found} | {claim.verdict(value)} |"

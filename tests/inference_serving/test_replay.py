@@ -210,6 +210,84 @@ def test_a_recorded_preemption_is_replayed(tmp_path):
     assert main([*write(tmp_path, events), "--kv-blocks=3"]) == 0
 
 
+# --- prefill policies
+
+FACTS = {
+    **{"model_type": "llama", "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12},
+    **{"num_attention_heads": 12, "num_key_value_heads": 4, "vocab_size": 4096},
+    "max_position_embeddings": 8192,
+}
+SRPT = {"policy": "srpt", "policy_args": "chunk=512", "hardware": "CPU", "model": FACTS}
+PAUSED = [
+    add("long", 1500),
+    iteration(0.1, ("long", 512, 0, 1500)),
+    add("short", 100, t=0.2),
+    iteration(0.5, ("short", 100, 0, 100), ("long", 412, 512, 1500)),
+    iteration(0.9, ("short", 1, 100, 100), ("long", 511, 924, 1500)),
+]
+
+
+def test_a_prefill_policy_is_replayed_with_its_recorded_options(tmp_path):
+    assert main(write(tmp_path, PAUSED, **SRPT)) == 0
+    assert main(write(tmp_path, PAUSED, **SRPT | {"policy_args": "chunk=400"})) == 1
+
+
+def test_a_paused_prompt_goes_on_from_where_it_was(tmp_path):
+    events = [
+        add("long", 1100),
+        iteration(0.1, ("long", 400, 0, 1100)),
+        add("short", 100, t=0.2),
+        iteration(0.5, ("short", 100, 0, 100)),
+        iteration(0.9, ("short", 1, 100, 100), ("long", 400, 400, 1100)),
+        iteration(1.3, ("long", 300, 800, 1100)),
+    ]
+    assert main(write(tmp_path, events, **SRPT | {"policy_args": "chunk=400,density=true"})) == 0
+
+
+def test_a_prefill_policy_sees_how_long_iterations_took(tmp_path):
+    """A short prompt may pass a long one only while what it takes is within the long one's budget."""
+    args = {"policy": "bounded-overtake", "policy_args": "chunk=512,tau=0,sigma=0"}
+    begin = [add("long", 1500), add("s1", 64, t=0.01)]
+    passed = iteration(0.1, ("s1", 64, 0, 64))
+    end = add("s2", 64, t=0.2)
+    again, no_more = iteration(5.0, ("s2", 64, 0, 64)), iteration(5.0, ("long", 512, 0, 1500))
+    assert main(write(tmp_path, [*begin, passed | {"t2": 0.2}, end, again], **SRPT | args)) == 0
+    assert main(write(tmp_path, [*begin, passed | {"t2": 4.9}, end, no_more], **SRPT | args)) == 0
+
+
+def test_a_prefill_policy_predicts_with_the_card_that_was_described_then(tmp_path):
+    """Two prompts that are equally long on a card without compute or bandwidth limits go by arrival."""
+    events = [add("a", 60), add("b", 50), iteration(0.1, ("a", 60, 0, 60), ("b", 4, 0, 50))]
+    free = {"name": "CPU", "source": "none", "memory": {"bandwidth_gbps": 1e15, "size_gb": 1}}
+    card = free | {"peak_tflops": {"fp16": 1e15}, "coefficients": None}
+    assert main(write(tmp_path, events, **SRPT, mnbt=64)) == 1
+    assert main(write(tmp_path, events, **SRPT, mnbt=64, card=card)) == 0
+
+
+def test_the_command_line_can_change_the_prefill_policy(tmp_path):
+    files = write(tmp_path, PAUSED, **SRPT | {"policy": "fcfs"})
+    assert main(files) == 1
+    assert main([*files, "--scheduling-policy=srpt"]) == 0
+    assert main([*files, "--scheduling-policy=srpt", "--policy-args=chunk=400"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"policy": "none-such"}, "meta.policy: 'none-such' is unknown"),
+        ({"policy_args": "chunk"}, "meta.policy: 'chunk': write name=value, several separated by commas"),
+        ({"hardware": None}, "meta.hardware: this field is required by a prefill policy"),
+        ({"model": None}, "meta.model: this field is required by a prefill policy"),
+        ({"model": FACTS | {"vocab_size": 0}}, "vocab_size"),
+    ],
+    ids=["policy", "options", "card", "model", "facts"],
+)
+def test_a_prefill_policy_that_cannot_be_made_is_refused(tmp_path, capsys, meta, message):
+    settings = {name: value for name, value in (SRPT | meta).items() if value is not None}
+    assert main(write(tmp_path, PAUSED, **settings)) == 2
+    assert message in capsys.readouterr().err
+
+
 # --- files
 
 

@@ -64,6 +64,8 @@ def _request(line: Fields, by_length: bool) -> ServedRequest:
 
 
 def _flags(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    more = (("--policy-args", "policy_args"), ("--block-size", "block_size"))
+    stated = ((flag, str(settings[name])) for flag, name in more if settings.get(name))
     return (
         "--max-num-batched-tokens",
         str(settings["mnbt"]),
@@ -73,6 +75,7 @@ def _flags(settings: Mapping[str, Any]) -> tuple[str, ...]:
         str(settings.get("policy", "fcfs")),
         "--long-prefill-token-threshold",
         str(settings.get("lpt", 0)),
+        *(part for pair in stated for part in pair),
     )
 
 

@@ -136,6 +136,13 @@ def test_a_recorded_run_starts_when_a_request_was_really_sent(tmp_path, name):
     assert [one.priority for one in run.requests] == [0, 0]
 
 
+def test_a_recorded_prefill_policy_comes_with_its_options_and_block_size(tmp_path):
+    options = {"policy": "srpt", "policy_args": "chunk=512", "block_size": 128, "num_gpu_blocks": 99}
+    run = read_run(write_recording(tmp_path / "a.jsonl", **options))
+    assert run.flags[-4:] == ("--policy-args", "chunk=512", "--block-size", "128")
+    assert run.kv_blocks == 99
+
+
 def test_recorded_priorities_are_prompt_lengths(tmp_path):
     run = read_run(write_recording(tmp_path / "a.jsonl", policy="priority"))
     assert [one.priority for one in run.requests] == [5, 700]

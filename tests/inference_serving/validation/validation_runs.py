@@ -92,11 +92,11 @@ def vllm_result(**changes: Any) -> dict[str, Any]:
     }
 
 
-def write_recording(file: Path, policy: str = "fcfs") -> Path:
-    """A recorded run of two requests."""
+def write_recording(file: Path, policy: str = "fcfs", **more: object) -> Path:
+    """A recorded run of two requests; ``more`` goes to its settings."""
     return write_lines(
         file,
-        {"meta": {"mnbt": 512, "policy": policy, "lpt": 0}, "base": 1.0},
+        {"meta": {"mnbt": 512, "policy": policy, "lpt": 0, **more}, "base": 1.0},
         {"i": 0, "p": 5, "o": 2, "arr": 0.5, "late": 0.25, "ttft": 0.25, "e2e": 0.5, "ts": [1.0, 1.25]},
         {"i": 1, "p": 700, "o": 1, "arr": 0.75, "late": 0.0, "ttft": 1.0, "e2e": 1.0, "ts": [1.75]},
     )

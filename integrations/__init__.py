@@ -1,0 +1,1 @@
+"""The project's prefill policies inside real serving engines."""
