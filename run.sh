@@ -48,7 +48,15 @@ simulate "Power and energy of a node and its requests (series in output/example_
 simulate "Prefill and decode on two nodes, switches within and between, links with contention" \
   dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama example_topology_run --log-interval 5 \
   --network-backend analytical-aware
-summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,topology_run}.json)
+simulate "Mixture of experts on one instance" single_node_moe_single_instance \
+  sharegpt_req100_rate10_llama example_moe_run --log-interval 5
+simulate "The same on two instances, experts wanted by a power law" single_node_moe_multi_instance \
+  sharegpt_req100_rate10_llama example_moe_multi_run --log-interval 5 --expert-routing-policy POWERLAW
+simulate "Mixture of experts, prefill and decode apart" single_node_moe_pd_instance \
+  sharegpt_req100_rate10_llama example_moe_pd_run --log-interval 5
+simulate "Two data-parallel instances that share their experts" single_node_moe_dp_ep_instance \
+  sharegpt_req100_rate10_llama example_moe_dp_run --log-interval 5
+summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,topology_run,moe_run,moe_multi_run,moe_pd_run,moe_dp_run}.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
   simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \

@@ -38,11 +38,26 @@ class InstanceSpec:
     scheduler: SchedulerSettings
     placement: Placement
     mem_latency_ns: float = 0.0
+    ep_size: int = 1
+    """Ranks over which whole experts are spread: 1 (every rank has a share of each expert), those of the instance,
+    or those of its data-parallel group."""
+    dp_group: str | None = None
+    """Instances of one group run their iterations together."""
 
     @property
     def tp_size(self) -> int:
         """Tensor-parallel ranks."""
         return len(self.npus)
+
+    @property
+    def expert_tp_size(self) -> int:
+        """Ranks that share the columns of each expert; 1 for a dense model."""
+        return self.tp_size if self.model.is_moe and self.ep_size == 1 else 1
+
+    @property
+    def expert_groups(self) -> int:
+        """Groups of experts on the instance's own ranks: one for each rank if they are spread, else one."""
+        return self.tp_size if self.ep_size > 1 else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +105,14 @@ class Cluster:
     def on_node(self, node_id: int) -> tuple[InstanceSpec, ...]:
         """Instances of one node."""
         return tuple(instance for instance in self.instances if instance.node_id == node_id)
+
+    def dp_groups(self) -> list[tuple[InstanceSpec, ...]]:
+        """Instances of each data-parallel group, in order."""
+        groups: dict[str, list[InstanceSpec]] = {}
+        for spec in self.instances:
+            if spec.dp_group is not None:
+                groups.setdefault(spec.dp_group, []).append(spec)
+        return [tuple(members) for members in groups.values()]
 
     def with_role(self, *roles: Role) -> list[InstanceSpec]:
         """Instances that have one of ``roles``."""

@@ -166,8 +166,4 @@ def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
     if instance.pipeline_groups > 1:
         field = "pp_size" if instance.pp_size else "npu_group"
         wanted.append((field, f"pipeline parallelism ({instance.pipeline_groups} groups)"))
-    if (instance.ep_size or 1) > 1:
-        wanted.append(("ep_size", "expert parallelism"))
-    if instance.dp_group is not None:
-        wanted.append(("dp_group", "data parallelism"))
     return wanted

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from astra_sim.input_error import InputError, read_json_object, validated
 from inference_serving.cluster import Cluster, CxlSpec, InstanceSpec, NodeSpec, Role
 from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
+from inference_serving.expert_parallelism import check_groups, checked_ep_size
 from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
 from inference_serving.memory_places import settle_places
 from inference_serving.network_builder import build_network
-from inference_serving.placement import Placement, all_on_npu, resolve
+from inference_serving.placement import Placement, all_on_npu, block_rows, resolve
 from inference_serving.policies import check_policy, is_policy, policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.power.schema import NodePower
@@ -32,6 +34,7 @@ def load_cluster(file: Path, config: SimulationConfig) -> Cluster:
         )
     cluster = _Builder(file, config).build(section)
     _check_pairs(cluster)
+    check_groups(cluster, config)
     return cluster
 
 
@@ -44,11 +47,16 @@ class _Builder:
         self._npus = 0
         self._cxl: CxlSpec | None = None
         self._instances: list[InstanceSpec] = []
+        self._group_npus: Counter[str] = Counter()
 
     def build(self, section: ClusterSection) -> Cluster:
         pool = section.cxl_mem
         if pool is not None:
             self._cxl = CxlSpec(pool.num_devices, int(pool.mem_size * GIB), pool.mem_bw, pool.mem_latency)
+        for node in section.nodes:
+            for one in node.instances:
+                if one.dp_group is not None:
+                    self._group_npus[one.dp_group] += one.npu_count
         nodes = tuple(self._node(index, node) for index, node in enumerate(section.nodes))
         network = build_network(self._file, section, [len(node.npus) for node in nodes])
         cluster = Cluster(
@@ -86,6 +94,7 @@ class _Builder:
         settings = self._settings(path, section)
         precision = self._precision(path, section)
         placement = self._placement(path, section, model)
+        ep_size = self._ep_size(path, section, model)
         return InstanceSpec(
             instance_id=len(self._instances),
             node_id=node_id,
@@ -94,11 +103,15 @@ class _Builder:
             hardware=section.hardware,
             npus=npus,
             mem_bw_gbps=section.npu_mem.mem_bw,
-            memory=self._memory(path, section, model, precision, settings.block_size, placement),
+            memory=self._memory(
+                path, section, model, precision, settings.block_size, placement=placement, ep_size=ep_size
+            ),
             precision=precision,
             scheduler=settings,
             placement=placement,
             mem_latency_ns=section.npu_mem.mem_latency,
+            ep_size=ep_size,
+            dp_group=section.dp_group,
         )
 
     def _model(self, path: str, section: InstanceSection) -> ModelConfig:
@@ -108,23 +121,19 @@ class _Builder:
             if error.file:
                 raise
             raise InputError(self._file, f"{path}.model_name", error.message) from None
-        if model.is_moe:
-            raise InputError(
-                self._file,
-                f"{path}.model_name",
-                f"{model.name}: mixture-of-experts models are not supported yet; use a dense model",
-            )
         return model
 
     def _placement(self, path: str, section: InstanceSection, model: ModelConfig) -> Placement:
-        loads_local = self._config.local_offloading
+        self._refuse_experts_elsewhere(path, section, model)
+        loads_local, layers = self._config.local_offloading, block_rows(model)
         devices = self._cxl.devices if self._cxl is not None else 0
         if section.placement is None:
-            return all_on_npu(model.num_hidden_layers, loads_local=loads_local, cxl_devices=devices)
+            return all_on_npu(model.num_hidden_layers, layers, loads_local=loads_local, cxl_devices=devices)
         try:
             placement = resolve(
                 section.placement,
                 model.num_hidden_layers,
+                layers,
                 tied=model.tie_word_embeddings,
                 loads_local=loads_local,
                 cxl_devices=devices,
@@ -138,6 +147,32 @@ class _Builder:
                 "kv_loc: KV lands on the NPUs of a decode instance; set it to npu",
             )
         return placement
+
+    def _refuse_experts_elsewhere(self, path: str, section: InstanceSection, model: ModelConfig) -> None:
+        if not model.is_moe:
+            return
+        if section.placement is not None and not section.placement.names_only_npu:
+            raise InputError(
+                self._file,
+                f"{path}.placement",
+                f"{model.name}: weights and KV elsewhere than on the NPU are not supported yet for "
+                "mixture-of-experts models; remove the field, or use npu everywhere",
+            )
+        if self._config.local_offloading:
+            raise InputError(
+                self._file,
+                f"{path}.model_name",
+                f"{model.name}: --enable-local-offloading is not supported yet for mixture-of-experts models; "
+                "drop the flag, or use a dense model",
+            )
+
+    def _ep_size(self, path: str, section: InstanceSection, model: ModelConfig) -> int:
+        """Ranks over which the experts are spread; whatever does not divide evenly is refused."""
+        group = self._group_npus.get(section.dp_group or "", 0)
+        try:
+            return checked_ep_size(model, section.ep_size or 1, section.npu_count, group)
+        except InputError as error:
+            raise InputError(self._file, f"{path}.{error.field}", error.message) from None
 
     def _settings(self, path: str, section: InstanceSection) -> SchedulerSettings:
         """The command line's scheduler settings, overridden by those that the instance gives itself."""
@@ -220,7 +255,9 @@ class _Builder:
         model: ModelConfig,
         precision: Precision,
         block_size: int,
+        *,
         placement: Placement,
+        ep_size: int,
     ) -> MemoryPlan:
         memory = section.npu_mem
         utilization = memory.mem_util or self._config.npu_memory_utilization
@@ -232,6 +269,7 @@ class _Builder:
             memory.mem_size,
             utilization,
             placement=placement,
+            expert_ranks=max(ep_size, section.npu_count),
         )
         stated = memory.kv_blocks or self._config.num_gpu_blocks_override
         if stated is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
+
+import numpy as np
 
 from astra_sim import Completion, Engine, EngineCounters, EngineOptions, Ns3Options, Template
 from astra_sim.stall_doctor import diagnosis
@@ -11,7 +14,7 @@ from inference_serving.cluster import Cluster
 from inference_serving.engine_inputs import memory_configs, network_config, packet_links, system_config
 from inference_serving.external_engine import ExternalController
 from inference_serving.graph_fusion import FusedGraphs
-from inference_serving.graph_generator import build_graphs
+from inference_serving.graph_generator import build_graphs, build_wave_graphs
 from inference_serving.settings import SimulationConfig
 from inference_serving.trace_generator import Trace
 from inference_serving.trace_shape import TraceShape
@@ -58,6 +61,7 @@ class EngineController:
             EngineOptions(network_backend, ns3=ns3),
         )
         self._templates: dict[TraceShape, tuple[Template, FusedGraphs]] = {}
+        self._wave_templates: dict[tuple[TraceShape, ...], tuple[Template, FusedGraphs]] = {}
 
     @property
     def now_ns(self) -> int:
@@ -78,6 +82,19 @@ class EngineController:
         template, fused = self._templates[shape]
         durations_ns = fused.durations_ns(trace.durations_ns)
         return self._engine.submit(template, shape.npus, durations_ns, trace.sizes, at_ns)
+
+    def submit_wave(self, traces: Sequence[Trace], at_ns: int) -> int:
+        """Start iterations of several instances as one, which ends with the last of them; returns its ticket."""
+        shapes = tuple(trace.shape for trace in traces)
+        durations_ns = np.concatenate([trace.durations_ns for trace in traces])
+        if shapes not in self._wave_templates:
+            graphs = build_wave_graphs([(trace.shape, len(trace.durations_ns)) for trace in traces])
+            fused = FusedGraphs(graphs, len(durations_ns))
+            self._wave_templates[shapes] = self._engine.compile(fused.graphs), fused
+        template, fused = self._wave_templates[shapes]
+        npus = [npu for shape in shapes for npu in shape.npus]
+        sizes = np.concatenate([trace.sizes for trace in traces])
+        return self._engine.submit(template, npus, fused.durations_ns(durations_ns), sizes, at_ns)
 
     def advance(self, until_ns: int | None) -> list[Completion]:
         """Run to the next completion, or to ``until_ns`` if nothing completes before."""

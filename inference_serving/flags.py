@@ -10,6 +10,11 @@ from typing import get_args
 from astra_sim.et import Dialect
 from astra_sim.input_error import InputError
 from astra_sim.ns3_flags import add_packet_flags, packet_options
+from inference_serving.gate_function import (
+    UnknownExpertRoutingError,
+    check_expert_routing,
+    expert_routing_names,
+)
 from inference_serving.logger import LEVELS
 from inference_serving.policies import check_policy, is_policy, policy_names, prefill_policy_names
 from inference_serving.policies.options import parse_pairs
@@ -20,9 +25,8 @@ from llm_profile.latency import PREDICTED, SOURCES
 
 _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
 _NOT_YET = {
-    "enable_attn_offloading": (False, "attention offloading to PIM"),
-    "enable_sub_batch_interleaving": (False, "sub-batch interleaving"),
-    "expert_routing_policy": ("FAST", "expert routing"),
+    "enable_attn_offloading": "attention offloading to PIM",
+    "enable_sub_batch_interleaving": "sub-batch interleaving",
 }
 _BACKENDS = {"analytical": "unaware", "analytical-aware": "aware", "ns3": "ns3"}
 _MOST = 10**12
@@ -64,6 +68,15 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--router-args", metavar="K=V,...", default="", help="options of the router, see docs/extending.md"
+    )
+    group.add_argument(
+        "--expert-routing-policy",
+        metavar="NAME",
+        default="FAST",
+        help=f"which experts tokens go to: {', '.join(expert_routing_names())}, or module:Class; see docs/moe.md",
+    )
+    group.add_argument(
+        "--expert-routing-args", metavar="K=V,...", default="", help="options of the expert routing"
     )
     group.add_argument(
         "--network-backend",
@@ -230,13 +243,8 @@ def _add_output_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_later_flags(group: argparse._ArgumentGroup) -> None:
-    for name, (default, what) in _NOT_YET.items():
-        flag = "--" + name.replace("_", "-")
-        if default is False:
-            group.add_argument(flag, action="store_true", help=what)
-    group.add_argument(
-        "--expert-routing-policy", choices=["RR", "RAND", "FAST", "CUSTOM"], default="FAST", help="FAST only"
-    )
+    for name, what in _NOT_YET.items():
+        group.add_argument("--" + name.replace("_", "-"), action="store_true", help=what)
 
 
 def simulation_config(args: argparse.Namespace) -> SimulationConfig:
@@ -270,6 +278,8 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         request_routing_policy=args.request_routing_policy,
         router_args=_router_args(args),
         max_concurrency=args.max_concurrency,
+        expert_routing_policy=args.expert_routing_policy,
+        expert_routing_args=_expert_routing_args(args),
         network_backend=_BACKENDS[args.network_backend],
         ns3=packet_options(args),
         engine_binary=args.engine_binary,
@@ -288,11 +298,9 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
 
 
 def _refuse_later_features(args: argparse.Namespace) -> None:
-    for name, (default, what) in _NOT_YET.items():
-        if getattr(args, name) != default:
-            value = f"{getattr(args, name)}: " if isinstance(default, str) else ""
-            hint = f"; use {default}" if isinstance(default, str) else ""
-            raise InputError("", "--" + name.replace("_", "-"), f"{value}{what} is not supported yet{hint}")
+    for name, what in _NOT_YET.items():
+        if getattr(args, name):
+            raise InputError("", "--" + name.replace("_", "-"), f"{what} is not supported yet")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -383,6 +391,17 @@ def _router_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
         raise InputError("", "--request-routing-policy", str(error)) from None
     except ValueError as error:
         raise InputError("", "--router-args", str(error)) from None
+    return tuple(pairs.items())
+
+
+def _expert_routing_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs("--expert-routing-args", args.expert_routing_args)
+    try:
+        check_expert_routing(args.expert_routing_policy, pairs)
+    except UnknownExpertRoutingError as error:
+        raise InputError("", "--expert-routing-policy", str(error)) from None
+    except ValueError as error:
+        raise InputError("", "--expert-routing-args", str(error)) from None
     return tuple(pairs.items())
 
 

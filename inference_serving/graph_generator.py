@@ -2,18 +2,21 @@
 
 On the instance's own NPUs every row is a compute node, each waiting for the row before and for its weights and
 KV if they are elsewhere; loads and stores go by the copy engines, so that they overlap with compute. Under tensor
-parallelism an all-reduce follows o_proj and down_proj. KV leaves by the copy engine as soon as a block's K
-and V exist, so that it overlaps with compute and collectives; the decode side only posts receives. Part 0
-of the ticket is the iteration itself, part ``p`` the transfer to the ``p``-th target.
+parallelism an all-reduce follows o_proj and down_proj (or the experts), under expert parallelism all-to-alls
+surround the experts, and an all-gather gives every rank all tokens again. KV leaves by the copy engine as soon
+as a block's K and V exist, so that it overlaps with compute and collectives; the decode side only posts
+receives. Part 0 of the ticket is the iteration itself, part ``p`` the transfer to the ``p``-th target.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from astra_sim import CollectiveKind, Graph, Node, NodeKind
 from inference_serving.kv_transfer import HeadTransfer
 from inference_serving.trace_shape import (
     ALL_REDUCE_SLOT,
-    DURATION_SLOT,
     SAMPLED_IDS_SLOT,
     TOKEN_IDS_SLOT,
     KvTarget,
@@ -31,6 +34,39 @@ def build_graphs(shape: TraceShape) -> list[Graph]:
     return graphs
 
 
+def build_wave_graphs(traces: Sequence[tuple[TraceShape, int]]) -> list[Graph]:
+    """Graphs of instances that run one iteration together, for their NPUs one instance after another.
+
+    ``traces`` are structures and lengths of their durations; numbers follow one another as NPUs do. All-to-alls
+    over more ranks than an instance has span the wave.
+    """
+    graphs: list[Graph] = []
+    durations = sizes = 0
+    for shape, length in traces:
+        first = len(graphs)
+        graphs += [_moved(graph, first, durations, sizes, shape) for graph in build_graphs(shape)]
+        durations += length
+        sizes += shape.size_slots
+    return graphs
+
+
+def _moved(graph: Graph, first: int, durations: int, sizes: int, shape: TraceShape) -> Graph:
+    """A graph with its slots and the positions of its instance's NPUs further back."""
+    return Graph(
+        tuple(
+            replace(
+                node,
+                duration_slot=None if node.duration_slot is None else node.duration_slot + durations,
+                size_slot=None if node.size_slot is None else node.size_slot + sizes,
+                group=node.group
+                if len(node.group) > shape.instance.tp_size
+                else tuple(position + first for position in node.group),
+            )
+            for node in graph.nodes
+        )
+    )
+
+
 class _RankGraph:
     """Builds the graph of one of the instance's own ranks, row by row."""
 
@@ -38,6 +74,7 @@ class _RankGraph:
         self._shape = shape
         self._rank = rank
         self._group = tuple(range(shape.instance.tp_size))
+        self._spread = tuple(range(shape.instance.ep_size))
         self._nodes: list[Node] = []
         self._last: tuple[int, ...] = ()
         self._stage = -1
@@ -58,14 +95,13 @@ class _RankGraph:
             self._chain(NodeKind.MEM_LOAD, f"{row.name}_load", size_slot=TOKEN_IDS_SLOT)
         fetched = self._prefetch(row)
         self._last += fetched
-        self._chain(NodeKind.COMP, row.name, duration_slot=DURATION_SLOT[row.layer])
+        self._chain(NodeKind.COMP, row.name, duration_slot=self._shape.duration_slot(row, self._rank))
         computed = self._last
         if row.kv_write is not None:
             self._access(NodeKind.MEM_STORE, f"{row.name}_kv_store", row.kv_write, computed)
         if row.kv_ready:
             self._add_sends(index, row)
-        if row.all_reduce:
-            self._add_all_reduce(row)
+        self._add_collectives(row)
         if row.stores_sampled_ids:
             self._chain(NodeKind.MEM_STORE, f"{row.name}_store", size_slot=SAMPLED_IDS_SLOT)
         if index == len(self._shape.rows) - 1:
@@ -124,17 +160,30 @@ class _RankGraph:
         )
         self._last = (node_id,)
 
-    def _add_all_reduce(self, row: RowShape) -> None:
+    def _add_collectives(self, row: RowShape) -> None:
+        """What the ranks do together after a row: nothing, most often."""
+        if row.all_reduce:
+            self._collective(row, "all_reduce", CollectiveKind.ALL_REDUCE, ALL_REDUCE_SLOT)
+        if row.dispatches:
+            slot = self._shape.all_to_all_slot(row.draw)
+            self._collective(row, "dispatch", CollectiveKind.ALL_TO_ALL, slot)
+        if row.combines:
+            slot = self._shape.all_to_all_slot(row.draw)
+            self._collective(row, "combine", CollectiveKind.ALL_TO_ALL, slot)
+            if self._shape.instance.tp_size > 1:
+                self._collective(row, "all_gather", CollectiveKind.ALL_GATHER, self._shape.all_gather_slot)
+
+    def _collective(self, row: RowShape, what: str, kind: CollectiveKind, size_slot: int) -> None:
         node_id = len(self._nodes)
         self._nodes.append(
             Node(
                 node_id,
                 NodeKind.COLL,
-                f"{row.name}_all_reduce",
+                f"{row.name}_{what}",
                 data_deps=self._last,
-                size_slot=ALL_REDUCE_SLOT,
-                collective=CollectiveKind.ALL_REDUCE,
-                group=self._group,
+                size_slot=size_slot,
+                collective=kind,
+                group=self._spread if kind is CollectiveKind.ALL_TO_ALL else self._group,
             )
         )
         self._last = (node_id,)

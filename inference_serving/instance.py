@@ -8,6 +8,7 @@ from typing import Protocol
 
 from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.cluster import InstanceSpec, Role
+from inference_serving.gate_function import ExpertRouting
 from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
 from inference_serving.kv_tiers import KvTiers
@@ -94,6 +95,7 @@ class Instance:
         costs: PrefillCosts,
         admission: Admission | None = None,
         tiers: KvTiers | None = None,
+        routing: ExpertRouting | None = None,
     ) -> None:
         self.spec = spec
         self.instance_id = spec.instance_id
@@ -108,7 +110,7 @@ class Instance:
         self.tiers = self.kv_cache.tiers = tiers
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
         self.backlog = PrefillBacklog(self.scheduler, costs)
-        self.traces = TraceGenerator(spec, costs.latency)
+        self.traces = TraceGenerator(spec, costs.latency, routing)
         self.in_flight: InFlight | None = None
         self.ahead: Formed | None = None
         self.host_free_ns = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster
 from inference_serving.settings import SimulationConfig
@@ -25,11 +27,12 @@ def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, Late
             mem_bw_gbps=spec.mem_bw_gbps,
             profile_dir=config.profile_dir,
             packed_decode=config.packed_decode,
+            expert_tp_size=spec.expert_tp_size,
             predicted_attention=config.attn_prediction,
         )
         if query not in opened:
             try:
-                opened[query] = open_latency_model(query, config.latency_source)
+                opened[query] = _open(query, config.latency_source)
             except InputError as error:
                 if error.file:
                     raise
@@ -38,3 +41,16 @@ def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, Late
                 raise InputError(cluster.file, field, error.message) from None
         latencies[spec.instance_id] = opened[query]
     return latencies
+
+
+def _open(query: LatencyQuery, source: str) -> LatencyModel:
+    latency = open_latency_model(query, source)
+    if query.model.is_moe:
+        try:
+            latency.moe_ns(np.ones(1, dtype=np.int64))  # a source without experts says so before the run
+        except InputError as error:
+            hint = "take another --latency-source, such as calibrated"
+            if query.expert_tp_size > 1:
+                hint += ", or set ep_size to the number of NPUs, so that experts stay whole"
+            raise InputError(error.file, error.field, f"{error.message}; {hint}") from None
+    return latency

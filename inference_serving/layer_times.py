@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,20 +11,29 @@ from inference_serving.layer_group import LayerGroup
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import DURATION_SLOT
 from llm_profile.latency import LatencyModel, Source
-from llm_profile.layers import BLOCK_LAYERS, LAYERS
+from llm_profile.layers import LAYERS, block_layers
+from llm_profile.model_config import ModelConfig
 
 _LEAST_COUNTS = 513
 _ATTENTION = "attn"
 _EMBEDDING = "embedding"
 _LM_HEAD = "lm_head"
+_OUTSIDE = frozenset((_EMBEDDING, "final_layernorm", _LM_HEAD))
+
+
+def token_layers(model: ModelConfig) -> tuple[str, ...]:
+    """Layers that are priced by token count, and ``attn``: all but the experts (:mod:`.expert_times`)."""
+    return ("embedding", *block_layers(model), "final_layernorm", "lm_head")
 
 
 class LayerTimes:
     """Time of every layer at every token count, asked for once each, in growing blocks of counts."""
 
-    def __init__(self, latency: LatencyModel) -> None:
+    def __init__(self, latency: LatencyModel, layers: Sequence[str] = LAYERS) -> None:
         self._latency = latency
-        self._table = np.zeros((1, len(LAYERS)), dtype=np.int64)
+        self._layers = layers
+        slots = 1 + max(DURATION_SLOT[layer] for layer in layers)
+        self._table = np.zeros((1, slots), dtype=np.int64)
 
     def of(self, tokens: int) -> Int64Array:
         """Times in ns by duration slot, shape ``[layers]``; attention, which no token count decides, is 0."""
@@ -35,8 +44,8 @@ class LayerTimes:
 
     def _grow(self, tokens: int) -> None:
         counts = np.arange(len(self._table), max(2 * len(self._table), tokens + 1, _LEAST_COUNTS))
-        block = np.zeros((len(counts), len(LAYERS)), dtype=np.int64)
-        for layer in LAYERS:
+        block = np.zeros((len(counts), self._table.shape[1]), dtype=np.int64)
+        for layer in self._layers:
             if layer != _ATTENTION:
                 block[:, DURATION_SLOT[layer]] = self._latency.layer_ns(layer, counts)
         self._table = np.concatenate([self._table, block])
@@ -49,9 +58,10 @@ class ProvenanceTally:
     measured and which is not is asked at the end.
     """
 
-    def __init__(self, latency: LatencyModel, blocks: int) -> None:
+    def __init__(self, latency: LatencyModel, model: ModelConfig) -> None:
         self._latency = latency
-        self._blocks = blocks
+        self._layers = token_layers(model)
+        self._blocks = model.num_hidden_layers
         self._iterations_of: Counter[tuple[int, int, LayerGroup]] = Counter()
         self._attention_ns: Counter[Source] = Counter()
 
@@ -66,7 +76,7 @@ class ProvenanceTally:
         """Compute time so far by provenance, collectives and step overheads left out."""
         total_ns = Counter(self._attention_ns)
         for (tokens, sequences, layer_group), iterations in self._iterations_of.items():
-            for layer in LAYERS:
+            for layer in self._layers:
                 if layer == _ATTENTION:
                     continue
                 rows = sequences if layer == _LM_HEAD else tokens
@@ -77,6 +87,6 @@ class ProvenanceTally:
 
     def _runs(self, layer: str, layer_group: LayerGroup) -> int:
         """How often a layer group runs a layer."""
-        if layer in BLOCK_LAYERS:
+        if layer not in _OUTSIDE:
             return len(layer_group.blocks(self._blocks))
         return int(layer_group.is_first if layer == _EMBEDDING else layer_group.is_last)

@@ -69,10 +69,16 @@ def plan_memory(
     utilization: float,
     *,
     placement: Placement | None = None,
+    expert_ranks: int | None = None,
 ) -> MemoryPlan:
-    """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens; None places all on the NPU."""
+    """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens.
+
+    ``placement`` None places all on the NPU. Experts are spread over ``expert_ranks`` NPUs, by default those of
+    the instance.
+    """
     layer_bytes = block_size * kv_bytes_per_token(model, tp_size, precision.kv_bits)
-    kv_layers, weights = model.num_hidden_layers, weight_bytes(model, tp_size, precision.weight_bits)
+    kv_layers = model.num_hidden_layers
+    weights = weight_bytes(model, tp_size, precision.weight_bits, expert_ranks)
     if placement is not None and not placement.is_plain:
         kv_layers = sum(block.kv == NPU for block in placement.blocks)
         weights = weight_bytes_by_place(model, tp_size, precision, placement).get(NPU, 0)
@@ -87,7 +93,7 @@ def plan_memory(
 def weight_bytes_by_place(
     model: ModelConfig, tp_size: int, precision: Precision, placement: Placement
 ) -> Mapping[Place, int]:
-    """Bytes of one rank's weights in each place; tied embeddings count once."""
+    """Bytes of one rank's weights of a dense model in each place; tied embeddings count once."""
     found: Counter[Place] = Counter()
     rows = row_layers(model.num_hidden_layers)
     for (_, layer), place in zip(rows, placement.weights, strict=True):

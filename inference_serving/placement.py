@@ -7,7 +7,7 @@ A config's ``placement`` has a ``default``, rules for ``blocks`` (transformer bl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, NamedTuple
@@ -15,9 +15,12 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from inference_serving.schema_base import Section
-from llm_profile.layers import BLOCK_LAYERS, LAYERS
+from llm_profile.layers import BLOCK_LAYERS, block_layers
+from llm_profile.model_config import ModelConfig
 
 _RANGE = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
+EXPERTS = "experts"
+"""The experts of a block, which are one row."""
 HOST_MEMORY = 0
 """Position of the nodes' host memories among the engine's memories; CXL devices follow."""
 
@@ -68,6 +71,16 @@ class PlacementSection(Section):
     blocks: list[BlockEntry] = Field(default_factory=list)
     layers: dict[str, PlacementEntry] = Field(default_factory=dict)
     prefetch_blocks: Annotated[int, Field(ge=0, le=10**6)] = 1
+
+    @property
+    def names_only_npu(self) -> bool:
+        """Whether no entry places anything elsewhere."""
+        entries = (self.default, *self.blocks, *self.layers.values())
+        return all(
+            name in (None, "npu")
+            for entry in entries
+            for name in (entry.weights, entry.kv_loc, entry.kv_evict_loc)
+        )
 
 
 class BlockPlaces(NamedTuple):
@@ -121,19 +134,27 @@ class Placement:
         return kv.union(self.weights)
 
 
-def row_layers(blocks: int) -> Iterator[tuple[int | None, str]]:
+def block_rows(model: ModelConfig) -> tuple[str, ...]:
+    """Rows of one block of a model, in order: its layers, and its experts as one."""
+    layers = block_layers(model)
+    return (*layers, EXPERTS) if model.is_moe else layers
+
+
+def row_layers(blocks: int, layers: Sequence[str] = BLOCK_LAYERS) -> Iterator[tuple[int | None, str]]:
     """(block, layer) of every row of an iteration, in order; layers outside the blocks have block None."""
     yield None, "embedding"
     for block in range(blocks):
-        for layer in BLOCK_LAYERS:
+        for layer in layers:
             yield block, layer
     yield None, "final_layernorm"
     yield None, "lm_head"
 
 
-def all_on_npu(blocks: int, *, loads_local: bool = False, cxl_devices: int = 0) -> Placement:
-    """The placement of an instance that has none."""
-    rows = sum(1 for _ in row_layers(blocks))
+def all_on_npu(
+    blocks: int, layers: Sequence[str] = BLOCK_LAYERS, *, loads_local: bool = False, cxl_devices: int = 0
+) -> Placement:
+    """The placement of an instance that has none; ``layers`` are the rows of a block."""
+    rows = sum(1 for _ in row_layers(blocks, layers))
     return Placement(
         (NPU,) * rows,
         (BlockPlaces(NPU, NPU),) * blocks,
@@ -143,16 +164,23 @@ def all_on_npu(blocks: int, *, loads_local: bool = False, cxl_devices: int = 0) 
 
 
 def resolve(
-    section: PlacementSection, blocks: int, *, tied: bool, loads_local: bool = False, cxl_devices: int = 0
+    section: PlacementSection,
+    blocks: int,
+    layers: Sequence[str] = BLOCK_LAYERS,
+    *,
+    tied: bool,
+    loads_local: bool = False,
+    cxl_devices: int = 0,
 ) -> Placement:
     """Apply a config's rules to a model; raises ValueError naming the rule that does not fit.
 
-    ``tied``: lm_head has the embedding's weights, and so their place.
+    ``layers`` are the rows of a block. ``tied``: lm_head has the embedding's weights, and so their place.
     """
     rules = _block_rules(section, blocks)
-    unknown = sorted(set(section.layers) - set(LAYERS))
+    known = dict.fromkeys(layer for _, layer in row_layers(1, layers))
+    unknown = sorted(set(section.layers) - set(known))
     if unknown:
-        raise ValueError(f"layers: {unknown[0]!r} is not a layer; layers are {', '.join(LAYERS)}")
+        raise ValueError(f"layers: {unknown[0]!r} is not a layer; layers are {', '.join(known)}")
     default = section.default
 
     def place(field: str, block: int | None, layer: str) -> Place:
@@ -163,7 +191,7 @@ def resolve(
 
     weights = tuple(
         place("weights", block, "embedding" if tied and layer == "lm_head" else layer)
-        for block, layer in row_layers(blocks)
+        for block, layer in row_layers(blocks, layers)
     )
     kv = tuple(
         BlockPlaces(place("kv_loc", block, "attn"), place("kv_evict_loc", block, "attn"))

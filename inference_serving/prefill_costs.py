@@ -8,6 +8,7 @@ import numpy as np
 
 from inference_serving.cluster import Cluster, InstanceSpec
 from inference_serving.controller import EngineController
+from inference_serving.gate_function import ExpertRouting
 from inference_serving.host_overhead import HostOverhead
 from inference_serving.layer_group import WHOLE_MODEL, LayerGroup, layer_groups
 from inference_serving.request import Batch
@@ -30,17 +31,30 @@ class SerialTimes:
 
     def ns(self, trace: Trace) -> int:
         """Engine time of the trace alone, less its layers' times."""
+        return self.wave_ns([trace], 0)
+
+    def wave_ns(self, traces: Sequence[Trace], index: int) -> int:
+        """Engine time of traces that run together, less the layers' times of one of them."""
         if self._engine is None:
             self._engine = EngineController(self._cluster)
         start_ns = self._engine.now_ns
-        self._engine.submit(trace, start_ns)
+        if len(traces) > 1:
+            self._engine.submit_wave(traces, start_ns)
+        else:
+            self._engine.submit(traces[0], start_ns)
         (done,) = self._engine.advance(None)
+        trace = traces[index]
         layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace))
         return done.finish_ns - start_ns - layers_ns
 
 
 class PrefillCosts:
-    """Prefill times of one instance without decodes and without contention; implements ``CostModel``."""
+    """Prefill times of one instance without decodes and without contention; implements ``CostModel``.
+
+    ``routing`` deals tokens to experts for the predictions alone; one that draws makes one draw for each number of
+    tokens, so that predictions do not change from call to call. ``wave`` makes the trace of a batch, and prices what
+    is not in its layers, where other instances run along.
+    """
 
     def __init__(
         self,
@@ -48,11 +62,14 @@ class PrefillCosts:
         latency: LatencyModel,
         overhead: HostOverhead,
         serial_ns: Callable[[Trace], int],
+        routing: ExpertRouting | None = None,
+        wave: Callable[[Batch], tuple[Trace, int]] | None = None,
     ) -> None:
         self.latency = latency
         self.overhead = overhead
-        self._traces = TraceGenerator(instance, latency)
+        self._traces = TraceGenerator(instance, latency, routing)
         self._serial_ns = serial_ns
+        self._wave = wave
         self._blocks = instance.model.num_hidden_layers
         self._dense_ns: dict[tuple[int, int, LayerGroup], int] = {}
 
@@ -79,14 +96,19 @@ class PrefillCosts:
     def _price_dense(self, tokens: int, sequences: int, layer_group: LayerGroup) -> int:
         """Everything but attention: layers, host overhead, and what the engine adds."""
         even = [(tokens // sequences + (index < tokens % sequences), 0) for index in range(sequences)]
-        trace = self._traces.synthesize_trace(_batch(even, layer_group), {}, {})
+        batch = _batch(even, layer_group)
+        if self._wave is None:
+            trace = self._traces.synthesize_trace(batch, {}, {})
+            serial_ns = self._serial_ns(trace)
+        else:
+            trace, serial_ns = self._wave(batch)
         layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace) if slot != _ATTENTION)
-        return layers_ns + self.overhead.before(layer_group) + self._serial_ns(trace)
+        return layers_ns + self.overhead.before(layer_group) + serial_ns
 
 
 def _slots(trace: Trace) -> Iterator[int]:
-    """Duration slots of a trace's rows."""
-    return (DURATION_SLOT[row.layer] for row in trace.shape.rows)
+    """Duration slots of a trace's rows on the first rank."""
+    return (trace.shape.duration_slot(row) for row in trace.shape.rows)
 
 
 def _batch(chunks: Sequence[tuple[int, int]], layer_group: LayerGroup) -> Batch:

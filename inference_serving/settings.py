@@ -78,6 +78,9 @@ class SimulationConfig:
     """Options of the router by name, as text; each router knows its own."""
     max_concurrency: int = 0
     """Most requests under way at a time, 0 = no limit; the others wait at their clients, as in vLLM's benchmark."""
+    expert_routing_policy: str = "FAST"
+    expert_routing_args: tuple[tuple[str, str], ...] = ()
+    """Options of the expert routing by name, as text."""
     network_backend: str = "unaware"
     ns3: Ns3Options | None = None
     engine_binary: Path | None = None

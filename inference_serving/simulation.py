@@ -9,9 +9,10 @@ import numpy as np
 
 from astra_sim import Completion, EngineCounters
 from inference_serving.arrivals import Arrivals, request_of
-from inference_serving.cluster import Cluster, Role
-from inference_serving.controller import make_controller
+from inference_serving.cluster import Cluster, InstanceSpec, Role
+from inference_serving.controller import EngineController, make_controller
 from inference_serving.disaggregation import KvMover
+from inference_serving.gate_function import ExpertRouting, make_expert_routing
 from inference_serving.host_overhead import HostOverhead
 from inference_serving.instance import Formed, InFlight, Instance
 from inference_serving.prefill_costs import PrefillCosts, SerialTimes
@@ -22,9 +23,11 @@ from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
 from inference_serving.tier_builder import make_tiers
 from inference_serving.trace_generator import Trace
+from inference_serving.wave import NOBODYS, DpGroup, PredictedWave, predicted_waves
 from llm_profile.latency import LatencyModel
 
 _ITERATION_PART = 0
+_NOTHING = IterationOutcome((), (), 0)
 
 
 class SimulationStallError(RuntimeError):
@@ -59,18 +62,29 @@ class Simulation:
         self._mover = KvMover(self.instances)
         serial = SerialTimes(cluster)
         tiers = make_tiers(cluster, config)
+        *routing, expert_rng = np.random.default_rng(config.seed).spawn(3)
+        waves = self._predict_waves(cluster, config, latencies, serial)
         for spec in cluster.instances:
             latency = latencies[spec.instance_id]
-            costs = PrefillCosts(spec, latency, HostOverhead.of(config, latency), serial.ns)
+            routings = _expert_routings(spec, config, expert_rng)
+            costs = PrefillCosts(
+                spec,
+                latency,
+                HostOverhead.of(config, latency),
+                serial.ns,
+                routings[0],
+                waves.get(spec.instance_id),
+            )
             admission = self._mover if spec.role is Role.PREFILL else None
-            self.instances[spec.instance_id] = Instance(spec, costs, admission, tiers.get(spec.instance_id))
+            tier = tiers.get(spec.instance_id)
+            self.instances[spec.instance_id] = Instance(spec, costs, admission, tier, routings[1])
+        self._groups = self._form_groups(cluster, config, expert_rng)
         self._decode_specs = {spec.instance_id: spec for spec in cluster.with_role(Role.DECODE)}
         self._entries = [
             self.instances[s.instance_id] for s in cluster.with_role(Role.COLOCATED, Role.PREFILL)
         ]
         self._decoders = [self.instances[instance_id] for instance_id in self._decode_specs]
         self._prefillers = [entry for entry in self._entries if entry.spec.role is Role.PREFILL]
-        routing = np.random.default_rng(config.seed).spawn(2)
         router, router_args = config.request_routing_policy, dict(config.router_args)
         self._router = make_router(router, routing[0], router_args)
         self._decode_router = make_decode_router(router, routing[1], router_args)
@@ -79,10 +93,33 @@ class Simulation:
         """All requests, in order of request id."""
         self.max_concurrency = config.max_concurrency
         self._arrivals = Arrivals(self.requests, config.max_concurrency)
-        self._running: dict[int, Instance] = {}
+        self._running: dict[int, Sequence[Instance]] = {}
         self._ready: dict[int, Instance] = {}
         self._stop = False
         self.finished: list[Request] = []
+
+    def _form_groups(
+        self, cluster: Cluster, config: SimulationConfig, rng: np.random.Generator
+    ) -> dict[int, DpGroup]:
+        """Data-parallel groups by the instances in them."""
+        groups: dict[int, DpGroup] = {}
+        for specs in cluster.dp_groups():
+            members = [self.instances[spec.instance_id] for spec in specs]
+            group = DpGroup(members, _expert_routings(specs[0], config, rng)[0])
+            groups |= {spec.instance_id: group for spec in specs}
+        return groups
+
+    @staticmethod
+    def _predict_waves(
+        cluster: Cluster, config: SimulationConfig, latencies: Mapping[int, LatencyModel], serial: SerialTimes
+    ) -> dict[int, PredictedWave]:
+        """How long waves take in which one instance has work, by that instance."""
+        waves: dict[int, PredictedWave] = {}
+        for specs in cluster.dp_groups():
+            # apart from the run's own draws, and the same for all who ask
+            routing, _ = _expert_routings(specs[0], config, np.random.default_rng(config.seed))
+            waves |= predicted_waves(specs, latencies[specs[0].instance_id], routing, serial)
+        return waves
 
     @property
     def counters(self) -> EngineCounters:
@@ -135,6 +172,10 @@ class Simulation:
             self._ready[instance.instance_id] = instance
 
     def _start_iteration(self, instance: Instance) -> None:
+        group = self._groups.get(instance.instance_id)
+        if group is not None:
+            self._start_wave(group)
+            return
         formed = instance.ahead or self._form(instance)
         instance.ahead = None
         if formed is None:
@@ -142,6 +183,24 @@ class Simulation:
         self._submit(instance, formed)
         if instance.spec.scheduler.async_scheduling:
             instance.ahead = self._form(instance)
+
+    def _start_wave(self, group: DpGroup) -> None:
+        """Start an iteration of all instances of a group if one has work and none is in the last wave still."""
+        if any(member.in_flight is not None for member in group.members):
+            return
+        formed = [self._form(member) for member in group.members]
+        ready_ns = [one.ready_ns for one in formed if one is not None]
+        if not ready_ns:
+            return
+        assert isinstance(self.controller, EngineController)  # load_cluster refuses other engines
+        now_ns = self.controller.now_ns
+        batches = [None if one is None else one.batch for one in formed]
+        ticket, traces = group.submit(self.controller, batches, max(now_ns, *ready_ns))
+        self._running[ticket] = group.members
+        for member, batch, trace in zip(group.members, batches, traces, strict=True):
+            member.in_flight = InFlight(batch or NOBODYS, ticket, now_ns)
+            for observer in self._observers:
+                observer.on_submit(member, trace, ticket)
 
     def _form(self, instance: Instance) -> Formed | None:
         now_ns = self.controller.now_ns
@@ -166,13 +225,14 @@ class Simulation:
         ticket = self.controller.submit(trace, max(now_ns, formed.ready_ns))
         self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
         instance.in_flight = InFlight(batch, ticket, now_ns)
-        self._running[ticket] = instance
+        self._running[ticket] = (instance,)
         for observer in self._observers:
             observer.on_submit(instance, trace, ticket)
 
     def _complete(self, completion: Completion) -> None:
         if completion.part == _ITERATION_PART:
-            self._finish_iteration(self._running.pop(completion.ticket), completion.finish_ns)
+            for instance in self._running.pop(completion.ticket):
+                self._finish_iteration(instance, completion.finish_ns)
         else:
             for request in self._mover.landed(completion.ticket, completion.part):
                 self._hand_over(request)
@@ -182,10 +242,12 @@ class Simulation:
         batch = instance.in_flight.batch
         instance.busy_ns += end_ns - instance.in_flight.start_ns
         instance.in_flight = None
-        instance.iterations += 1
-        if instance.tiers is not None and batch.layer_group.is_last:
-            instance.tiers.commit()
-        outcome = instance.scheduler.complete(end_ns)
+        outcome = _NOTHING
+        if batch is not NOBODYS:
+            instance.iterations += 1
+            if instance.tiers is not None and batch.layer_group.is_last:
+                instance.tiers.commit()
+            outcome = instance.scheduler.complete(end_ns)
         instance.forget(len(outcome.finished))
         self.finished += outcome.finished
         self._arrivals.note_finished(outcome.finished)
@@ -221,3 +283,13 @@ class Simulation:
             *self.controller.stall_report(),
         ]
         return "; ".join(lines)
+
+
+def _expert_routings(
+    spec: InstanceSpec, config: SimulationConfig, rng: np.random.Generator
+) -> list[ExpertRouting | None]:
+    """Where an instance's tokens go in its predictions, and where they go; None twice for a dense model."""
+    if not spec.model.is_moe:
+        return [None, None]
+    name, args = config.expert_routing_policy, dict(config.expert_routing_args)
+    return [make_expert_routing(name, args, spec.model, one) for one in rng.spawn(2)]

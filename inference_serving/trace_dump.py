@@ -6,7 +6,7 @@ the same cycles as the iteration had here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from inference_serving.cluster import Cluster, InstanceSpec, Role
 from inference_serving.engine_inputs import write_engine_inputs
@@ -57,9 +57,23 @@ class TraceDump:
 def trace_text(instance: InstanceSpec, rows: Iterable[TraceRow]) -> str:
     """The published text form: a line with the kind of instance, the number of rows, a header, the rows."""
     kind = "COLOCATED" if instance.role is Role.COLOCATED else instance.role.name
-    lines = [_line(_columns(row)) for row in rows]
+    lines = list(_body(rows))
     head = [f"{kind}\t\tmodel_parallel_NPU_group: 1", str(len(lines)), _line(_HEADER)]
     return "\n".join(head + lines) + "\n"
+
+
+def _body(rows: Iterable[TraceRow]) -> Iterator[str]:
+    """Lines of the rows, with those that open and close the parallel sections of experts."""
+    inside = False
+    for row in rows:
+        if inside and row.expert is None:
+            yield "EXPERT END"
+        inside = row.expert is not None
+        if inside:
+            yield f"EXPERT {row.expert}"
+        yield _line(_columns(row))
+    if inside:
+        yield "EXPERT END"
 
 
 def _columns(row: TraceRow) -> tuple[str, ...]:

@@ -6,13 +6,19 @@ vectors of numbers; typed rows, as in the published text trace, are made from th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from inference_serving.cluster import InstanceSpec
+from inference_serving.expert_times import ExpertTally, ExpertTimes, ExpertWork, WaveShare
+from inference_serving.gate_function import Balanced, ExpertRouting
 from inference_serving.layer_group import LayerGroup
-from inference_serving.layer_times import LayerTimes, ProvenanceTally
+from inference_serving.layer_times import LayerTimes, ProvenanceTally, token_layers
+from inference_serving.placement import EXPERTS
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import (
     ALL_REDUCE_SLOT,
@@ -26,7 +32,7 @@ from inference_serving.trace_shape import (
     build_shape,
 )
 from llm_profile.latency import LatencyModel, Source
-from llm_profile.layers import kv_bytes_per_token, layer_shape
+from llm_profile.layers import expert_shapes, kv_bytes_per_token, layer_shape
 
 TOKEN_ID_BYTES = 4
 NO_MOVES: Mapping[KvMoveKind, int] = MappingProxyType({})
@@ -51,6 +57,8 @@ class TraceRow:
     comm_type: str
     comm_bytes: int
     misc: str = "NONE"
+    expert: int | None = None
+    """Group of experts whose section the row is; None: it is in none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,8 @@ class Trace:
     durations_ns: Int64Array
     sizes: Int64Array
     tokens: int
+    experts: ExpertWork | None = None
+    """What the experts do; None for a dense model."""
 
     def rows(self) -> Iterator[TraceRow]:
         """Typed rows in execution order, as the published text trace shows them (one rank's sizes).
@@ -72,7 +82,10 @@ class Trace:
         layers = self.shape.rows
         yield from (self._move_row(move) for move in self.shape.moves if move.kind.name != "kv_store")
         for row, following in zip(layers, (*layers[1:], None), strict=True):
-            yield self._row(row, following)
+            if row.layer == EXPERTS:
+                yield from self._expert_rows(row)
+            else:
+                yield self._row(row, following)
         yield from (self._move_row(move) for move in self.shape.moves if move.kind.name == "kv_store")
 
     def _move_row(self, move: KvMove) -> TraceRow:
@@ -91,10 +104,10 @@ class Trace:
         comm_type, comm_bytes, misc = self._communication(row)
         return TraceRow(
             name=row.name,
-            comp_ns=int(self.durations_ns[DURATION_SLOT[row.layer]]),
+            comp_ns=int(self.durations_ns[self.shape.duration_slot(row)]),
             input_loc=host if row.loads_token_ids else "LOCAL",
             input_bytes=self._input_bytes(row),
-            weight_loc=self._weight_column(row),
+            weight_loc=row.place.column(instance.node_id),
             weight_bytes=weights * instance.precision.weight_bits // 8,
             output_loc=host if row.stores_sampled_ids else "LOCAL",
             output_bytes=self._output_bytes(row, following),
@@ -103,15 +116,44 @@ class Trace:
             misc=misc,
         )
 
-    def _weight_column(self, row: RowShape) -> str:
-        """Where the layer's weights are; the published rows name a block's place for layers without any, too."""
+    def _expert_rows(self, row: RowShape) -> Iterator[TraceRow]:
+        """The experts of a block as in the published trace: a section for each rank that has experts of its own.
+
+        Sizes are those of the three matrices of each expert, by the tokens that came to the rank's experts.
+        """
+        assert self.experts is not None
         instance = self.shape.instance
-        return instance.placement.weights[int(row.name.rpartition("_")[2])].column(instance.node_id)
+        shapes = expert_shapes(instance.model, instance.expert_tp_size)
+        matrices = [shape for shape in shapes.values() if shape.weight_elements]
+        weights = (
+            sum(shape.weight_elements for shape in matrices) * instance.model.num_experts // instance.ep_size
+        )
+        stem, number = row.name.rsplit("_", 1)
+        comm_type, comm_bytes, misc = self._communication(row)
+        element = instance.precision.weight_bits
+        for rank in range(instance.expert_groups):
+            assignments = int(self.experts.assignments[row.draw * instance.expert_groups + rank])
+            yield TraceRow(
+                name=f"{stem}_{int(number) + 2 * rank}",
+                comp_ns=int(self.durations_ns[self.shape.duration_slot(row, rank)]),
+                input_loc="LOCAL",
+                input_bytes=assignments * sum(shape.input_width for shape in matrices) * element // 8,
+                weight_loc="LOCAL",
+                weight_bytes=weights * element // 8,
+                output_loc="LOCAL",
+                output_bytes=assignments * sum(shape.output_width for shape in matrices) * element // 8,
+                comm_type=comm_type,
+                comm_bytes=comm_bytes,
+                misc=misc,
+                expert=rank,
+            )
 
     def _input_bytes(self, row: RowShape) -> int:
         if row.loads_token_ids:
             return int(self.sizes[TOKEN_IDS_SLOT])
         instance = self.shape.instance
+        if row.layer == EXPERTS:  # what the router hands on are the hidden states
+            return self.tokens * instance.model.hidden_size * instance.precision.weight_bits // 8
         shape = layer_shape(instance.model, row.layer, instance.tp_size)
         # attention is shown by its queries, the activation by one of its two equal inputs
         width = shape.output_width if row.layer in _SHOWN_BY_OUTPUT else shape.input_width
@@ -135,17 +177,24 @@ class Trace:
             if access is not None:
                 column = access.place.column(self.shape.instance.node_id)
                 return "NONE", 0, f"{name}:{column}:{self.sizes[access.slot]}"
+        if row.dispatches or row.combines:
+            size = int(self.sizes[self.shape.all_to_all_slot(row.draw)])
+            return "ALLTOALL", size, "ALLGATHER" if row.combines else "NONE"
         return "NONE", 0, "NONE"
 
 
 class TraceGenerator:
     """Makes the traces of one instance."""
 
-    def __init__(self, instance: InstanceSpec, latency: LatencyModel) -> None:
+    def __init__(
+        self, instance: InstanceSpec, latency: LatencyModel, routing: ExpertRouting | None = None
+    ) -> None:
         self._instance = instance
         self._latency = latency
-        self._layer_times = LayerTimes(latency)
-        self._provenance = ProvenanceTally(latency, instance.model.num_hidden_layers)
+        self._layer_times = LayerTimes(latency, token_layers(instance.model))
+        self._provenance = ProvenanceTally(latency, instance.model)
+        self._experts = _expert_times(instance, latency, routing)
+        self._expert_tally = ExpertTally()
         self._shapes: dict[tuple[LayerGroup, tuple[int, ...], tuple[KvMoveKind, ...]], TraceShape] = {}
         self._kv_layer_bytes = kv_bytes_per_token(
             instance.model, instance.tp_size, instance.precision.kv_bits
@@ -158,15 +207,17 @@ class TraceGenerator:
         kv_tokens: Mapping[int, int],
         decode_instances: Mapping[int, InstanceSpec],
         moves: Mapping[KvMoveKind, int] = NO_MOVES,
+        wave: WaveShare | None = None,
     ) -> Trace:
         """Trace of one iteration, or of the layer group of it that ``batch`` names.
 
         ``kv_tokens`` says how many tokens of KV go to each decode instance (by instance id) as the layers
-        finish; the embedding reads the token ids from host memory and the sampled ids go back there. ``moves``
-        has the bytes of each NPU that KV elsewhere takes with it.
+        finish, ``moves`` has the bytes of each NPU that KV elsewhere takes with it, ``wave`` what the experts do
+        where instances share them; the embedding reads the token ids from host memory and the sampled ids go
+        back there.
         """
         tokens = batch.total_tokens
-        durations_ns = self._layer_times.of(tokens).copy()
+        durations_ns, experts = self._layer_times.of(tokens).copy(), None
         attention = (*batch.prefill_chunks(), batch.decode_kv())
         attention_ns = self._latency.attention_ns(*attention)
         durations_ns[_ATTENTION] = attention_ns
@@ -176,11 +227,32 @@ class TraceGenerator:
         sizes = self._sizes(shape, batch, kv_tokens)
         for move, moved in zip(shape.moves, moves.values(), strict=True):
             sizes[move.access.slot] = moved
-        return Trace(shape, durations_ns, sizes, tokens)
+        if self._experts is not None:
+            experts = self._experts.of(tokens) if wave is None else wave.experts
+            durations_ns = np.concatenate([durations_ns, experts.durations_ns])
+            self._expert_tally.count(experts, shape.blocks_of_draw)
+            self._add_expert_sizes(sizes, shape, tokens, experts, wave)
+        return Trace(shape, durations_ns, sizes, tokens, experts)
+
+    @property
+    def instance(self) -> InstanceSpec:
+        """The instance whose traces these are."""
+        return self._instance
 
     def provenance_ns(self) -> Mapping[Source, int]:
         """Compute time of all iterations so far by how its latencies came about."""
-        return self._provenance.time_ns(self._layer_times)
+        return self._expert_tally.time_ns + Counter(self._provenance.time_ns(self._layer_times))
+
+    def _add_expert_sizes(
+        self, sizes: Int64Array, shape: TraceShape, tokens: int, experts: ExpertWork, wave: WaveShare | None
+    ) -> None:
+        """Sizes of expert parallelism, see docs/moe.md: each rank owns an even share of its instance's tokens."""
+        if self._instance.ep_size == 1:
+            return
+        owned = -(-tokens // self._instance.tp_size)
+        sent = (owned if wave is None else wave.most_owned) * self._instance.model.num_experts_per_tok
+        sizes[shape.all_gather_slot] = owned * self._hidden_bytes
+        sizes[shape.all_to_all_slots] = np.maximum(experts.busiest, sent) * self._hidden_bytes
 
     def _sizes(self, shape: TraceShape, batch: Batch, kv_tokens: Mapping[int, int]) -> Int64Array:
         sizes = shape.fixed_sizes.copy()
@@ -209,5 +281,18 @@ class TraceGenerator:
         key = layer_group, targets, moves
         if key not in self._shapes:
             receivers = tuple(decode_instances[target] for target in targets)
-            self._shapes[key] = build_shape(self._instance, receivers, layer_group, moves)
+            draws = 1 if self._experts is None else self._experts.draws
+            self._shapes[key] = build_shape(self._instance, receivers, layer_group, moves, draws)
         return self._shapes[key]
+
+
+def _expert_times(
+    instance: InstanceSpec, latency: LatencyModel, routing: ExpertRouting | None
+) -> ExpertTimes | None:
+    """Times of the experts, balanced unless a routing says otherwise; None for a dense model."""
+    model = instance.model
+    if not model.is_moe:
+        return None
+    if routing is None:
+        routing = Balanced(model.num_experts, model.num_experts_per_tok, np.random.default_rng(0))
+    return ExpertTimes(instance, latency, routing)

@@ -153,18 +153,23 @@ def kv_bytes_per_token(model: ModelConfig, tp_size: int, kv_bits: int = 16) -> i
     return 2 * kv_heads * model.head_dim * kv_bits // 8
 
 
-def weight_bytes(model: ModelConfig, tp_size: int = 1, bits: int = 16) -> int:
+def weight_bytes(
+    model: ModelConfig, tp_size: int = 1, bits: int = 16, expert_ranks: int | None = None
+) -> int:
     """Bytes of all weights of one rank, as if every block were on it (no pipeline parallelism)."""
-    return parameters_per_rank(model, tp_size) * bits // 8
+    return parameters_per_rank(model, tp_size, expert_ranks) * bits // 8
 
 
-def parameters_per_rank(model: ModelConfig, tp_size: int = 1) -> int:
-    """Weights that one rank stores; tied embeddings count once, experts are spread evenly."""
+def parameters_per_rank(model: ModelConfig, tp_size: int = 1, expert_ranks: int | None = None) -> int:
+    """Weights that one rank stores; tied embeddings count once.
+
+    Experts are spread evenly over ``expert_ranks`` ranks, by default the tensor-parallel ones.
+    """
     check_tp_size(model, tp_size)
     block = sum(layer_shape(model, layer, tp_size).weight_elements for layer in block_layers(model))
     if model.is_moe:
         expert = sum(shape.weight_elements for shape in expert_shapes(model).values())
-        block += model.num_experts * (expert // tp_size)
+        block += model.num_experts * expert // (expert_ranks or tp_size)
     edges = ["embedding", "final_layernorm"] + ([] if model.tie_word_embeddings else ["lm_head"])
     outside = sum(layer_shape(model, layer, tp_size).weight_elements for layer in edges)
     return model.num_hidden_layers * block + outside

@@ -272,13 +272,23 @@ def test_a_broken_model_file_is_named_instead_of_the_cluster_config(tmp_path, ru
     assert run(file) == refused(model, message)
 
 
-def test_a_mixture_of_experts_is_refused(tmp_path, run):
-    file = broken(tmp_path, "instance", {"model_name": "mistralai/Mixtral-8x7B-v0.1"})
-    assert run(file) == refused(
-        file,
-        f"{AT}.model_name: mistralai/Mixtral-8x7B-v0.1: mixture-of-experts models are not supported yet; "
-        "use a dense model",
-    )
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model_name": "mistralai/Mixtral-8x7B-v0.1", "npu_num": 4, "ep_size": 2},
+            "ep_size: 2: experts are split (1) or spread over all NPUs of the instance (4); use one of 1, 4",
+        ),
+        (
+            {"model_name": "mistralai/Mixtral-8x7B-v0.1", "npu_num": 16, "ep_size": 16},
+            "ep_size: 16: mistralai/Mixtral-8x7B-v0.1 has 8 experts, which 16 NPUs cannot share evenly",
+        ),
+        ({"ep_size": 2}, "ep_size: 2: tiny has no experts to spread; remove the field"),
+    ],
+)
+def test_experts_that_cannot_be_spread_are_refused(tmp_path, run, changes, message):
+    file = broken(tmp_path, "instance", {"npu_mem": {"mem_size": 80, "mem_bw": 3350}, **changes})
+    assert run(file) == refused(file, f"{AT}.{message}")
 
 
 def test_unknown_hardware_names_the_known_cards(tmp_path, run):
@@ -316,8 +326,6 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
             {"npu_num": 4, "npu_group": None, "pp_size": 4},
             f"{AT}.pp_size: pipeline parallelism (4 groups) {NOT_YET}",
         ),
-        ("instance", {"ep_size": 2}, f"{AT}.ep_size: expert parallelism {NOT_YET}"),
-        ("instance", {"dp_group": "a"}, f"{AT}.dp_group: data parallelism {NOT_YET}"),
     ],
 )
 def test_a_feature_that_is_not_there_yet_is_refused_by_name(tmp_path, run, section, changes, message):

@@ -13,6 +13,7 @@ from clusters import cluster_file, instance
 from outcomes import Outcome, refused
 
 from inference_serving.cli import main
+from inference_serving.gate_function import expert_routing_names
 from inference_serving.policies import policy_names, prefill_policy_names
 from inference_serving.router import router_names
 
@@ -165,10 +166,6 @@ def test_a_wrong_list_of_iterations_is_named_with_its_value(tmp_path, run, text)
             "--enable-sub-batch-interleaving",
             "--enable-sub-batch-interleaving: sub-batch interleaving is not supported yet",
         ),
-        (
-            "--expert-routing-policy RAND",
-            "--expert-routing-policy: RAND: expert routing is not supported yet; use FAST",
-        ),
     ],
 )
 def test_a_published_flag_whose_feature_is_not_there_yet_is_refused_by_name(run, flags, message):
@@ -200,6 +197,27 @@ def test_a_second_tier_that_cannot_be_is_refused(run, flags, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (
+            "--expert-routing-policy rand",
+            f"--expert-routing-policy: 'rand' is unknown; use one of {', '.join(expert_routing_names())}, "
+            "or your own by module:Class",
+        ),
+        (
+            "--expert-routing-policy json:JSONDecoder",
+            "--expert-routing-policy: 'json:JSONDecoder': not an expert routing; see docs/moe.md",
+        ),
+        (
+            "--expert-routing-policy CUSTOM",
+            "--expert-routing-args: CUSTOM needs class=module:Class",
+        ),
+        (
+            "--expert-routing-args skew=1",
+            "--expert-routing-args: FAST takes no options; drop skew",
+        ),
+        (
+            "--expert-routing-policy POWERLAW --expert-routing-args skew=-1",
+            "--expert-routing-args: skew=-1: must be between 0 and 10",
+        ),
         (
             "--request-routing-policy rr",
             f"--request-routing-policy: 'rr' is unknown; use one of {', '.join(router_names())}, "

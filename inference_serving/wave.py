@@ -1,0 +1,102 @@
+"""Data-parallel groups: instances that run their iterations together, in waves.
+
+As in vLLM, whose data-parallel ranks step together because their experts are shared: while any instance of a
+group has work, all of them run; who has none runs a dummy batch of one token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from inference_serving.cluster import InstanceSpec
+from inference_serving.controller import EngineController
+from inference_serving.expert_times import ExpertTimes, WaveShare
+from inference_serving.gate_function import ExpertRouting
+from inference_serving.instance import Instance
+from inference_serving.prefill_costs import SerialTimes
+from inference_serving.request import Batch
+from inference_serving.trace_generator import Trace, TraceGenerator
+from llm_profile.latency import LatencyModel
+
+DUMMY_WORK: Final = Batch(np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64), 1, 0, 1)
+"""What an instance without work runs: one token on its own."""
+NOBODYS: Final = Batch(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), 1, 0, 0)
+"""The same as its scheduler and whoever watches see it: no request has any of it."""
+
+
+class WaveTraces:
+    """Makes the traces of one wave, from a batch of each instance of the group."""
+
+    def __init__(self, generators: Sequence[TraceGenerator], experts: ExpertTimes | None) -> None:
+        self._generators = generators
+        self._experts = experts
+
+    @staticmethod
+    def of(
+        generators: Sequence[TraceGenerator], latency: LatencyModel, routing: ExpertRouting | None
+    ) -> WaveTraces:
+        """Traces of a group; experts are shared if they are spread over more than one instance."""
+        spec = generators[0].instance
+        shared = routing is not None and spec.ep_size > spec.tp_size
+        return WaveTraces(generators, ExpertTimes(spec, latency, routing) if shared and routing else None)
+
+    def synthesize(self, batches: Sequence[Batch]) -> list[Trace]:
+        """One trace for each instance; the tokens of all are dealt to the experts at once."""
+        pairs = list(zip(self._generators, batches, strict=True))
+        if self._experts is None:
+            return [generator.synthesize_trace(batch, {}, {}) for generator, batch in pairs]
+        work = self._experts.of(sum(batch.total_tokens for batch in batches))
+        owned = max(-(-batch.total_tokens // generator.instance.tp_size) for generator, batch in pairs)
+        traces, first = [], 0
+        for generator, batch in pairs:
+            stop = first + generator.instance.tp_size
+            share = WaveShare(work.of_ranks(slice(first, stop)), owned)
+            traces.append(generator.synthesize_trace(batch, {}, {}, wave=share))
+            first = stop
+        return traces
+
+
+class PredictedWave:
+    """A batch of one instance while the others of its group have nothing to do."""
+
+    def __init__(self, traces: WaveTraces, index: int, members: int, serial: SerialTimes) -> None:
+        self._traces = traces
+        self._index = index
+        self._members = members
+        self._serial = serial
+
+    def __call__(self, batch: Batch) -> tuple[Trace, int]:
+        """The instance's trace, and the time of the wave that is not in its layers."""
+        batches = [DUMMY_WORK] * self._members
+        batches[self._index] = batch
+        traces = self._traces.synthesize(batches)
+        return traces[self._index], self._serial.wave_ns(traces, self._index)
+
+
+class DpGroup:
+    """The instances of one data-parallel group at run time."""
+
+    def __init__(self, members: Sequence[Instance], routing: ExpertRouting | None) -> None:
+        self.members = members
+        self._traces = WaveTraces.of([one.traces for one in members], members[0].latency, routing)
+
+    def submit(
+        self, controller: EngineController, batches: Sequence[Batch | None], at_ns: int
+    ) -> tuple[int, list[Trace]]:
+        """Start a wave at ``at_ns``, with dummy batches for None; returns its ticket and the traces."""
+        traces = self._traces.synthesize([batch or DUMMY_WORK for batch in batches])
+        return controller.submit_wave(traces, at_ns), traces
+
+
+def predicted_waves(
+    group: Sequence[InstanceSpec], latency: LatencyModel, routing: ExpertRouting | None, serial: SerialTimes
+) -> Mapping[int, PredictedWave]:
+    """Predictions for each instance of a group, by instance id."""
+    generators = [TraceGenerator(spec, latency, routing) for spec in group]
+    traces = WaveTraces.of(generators, latency, routing)
+    return {
+        spec.instance_id: PredictedWave(traces, index, len(group), serial) for index, spec in enumerate(group)
+    }
