@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
-import outcomes
 import pytest
-from clusters import TINY_MODEL, cluster_file, instance
-from outcomes import Outcome
+from broken_clusters import ABSENT, AT, broken, refused, runner
+from clusters import TINY_MODEL
 
-from inference_serving.cli import main
 from inference_serving.policies import policy_names, prefill_policy_names
 from llm_profile.hardware import known_hardware
 from llm_profile.model_config import known_models
@@ -19,53 +15,13 @@ from llm_profile.silicon_systems import SYSTEMS
 
 DTYPES = "float32, fp32, float16, fp16, half, bfloat16, bf16, fp8, fp8_e4m3, fp8_e5m2"
 NOT_YET = "is not supported yet; remove the field or set it to its default"
-AT = "nodes[0].instances[0]"
 TOO_BIG = "input should be less than or equal to 1000000000000"
-ABSENT = object()
 
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    """Run the command on a cluster file, with a good workload and both kinds of output asked for."""
-
-    def run_on(cluster: Path, *flags: str) -> Outcome:
-        workload = tmp_path / "workload.jsonl"
-        workload.write_text('{"input_toks": 10, "output_toks": 3, "arrival_time_ns": 0}\n')
-        before = set(tmp_path.rglob("*"))
-        output = ["--output", str(tmp_path / "out" / "run.csv"), "--summary-json", str(tmp_path / "run.json")]
-        code = main(["--cluster-config", str(cluster), "--dataset", str(workload), *output, *flags])
-        captured = capsys.readouterr()
-        new = sorted(str(file) for file in set(tmp_path.rglob("*")) - before)
-        return Outcome(code, captured.err, captured.out, new)
-
-    return run_on
-
-
-def refused(file: Path, message: str) -> Outcome:
-    """What the command must leave behind when a file is wrong."""
-    return outcomes.refused(f"{file}: {message}")
-
-
-def broken(folder: Path, section: str, changes: dict[str, Any], npus: int = 1) -> Path:
-    """Write a one-instance cluster config with some fields of one section changed or taken out."""
-    file = cluster_file(folder, [instance(folder, npus)])
-    config = json.loads(file.read_text())
-    node = config["nodes"][0]
-    one = node["instances"][0]
-    sections = {
-        "top": config,
-        "node": node,
-        "cpu_mem": node["cpu_mem"],
-        "instance": one,
-        "npu_mem": one["npu_mem"],
-    }
-    for field, value in changes.items():
-        if value is ABSENT:
-            del sections[section][field]
-        else:
-            sections[section][field] = value
-    file.write_text(json.dumps(config))
-    return file
+    """Run the command on a cluster file."""
+    return runner(tmp_path, capsys)
 
 
 def test_the_config_that_the_cases_break_is_itself_fine(tmp_path, run):
@@ -417,56 +373,6 @@ def test_an_unknown_policy_of_one_instance_names_the_known_ones(tmp_path, run):
     assert run(file) == refused(file, f"{AT}.scheduling_policy: {said}")
 
 
-@pytest.mark.parametrize(("role", "lack"), [("prefill", "decode"), ("decode", "prefill")])
-def test_prefill_and_decode_instances_come_together(tmp_path, run, role, lack):
-    file = broken(tmp_path, "instance", {"pd_type": role})
-    assert run(file) == refused(
-        file,
-        f"nodes[].instances[].pd_type: there is a {role} instance but no {lack} instance to pair it with; "
-        "add one, or set pd_type to null",
-    )
-
-
-def test_an_unknown_role_names_the_known_ones(tmp_path, run):
-    file = broken(tmp_path, "instance", {"pd_type": "prefil"})
-    assert run(file) == refused(file, f"{AT}.pd_type: 'prefil': input should be 'prefill' or 'decode'")
-
-
-@pytest.mark.parametrize(
-    ("file", "names"), [("other.json", "other, tiny"), ("else/tiny.json", "different ones named 'tiny'")]
-)
-def test_prefill_and_decode_serve_one_model(tmp_path, run, file, names):
-    other = tmp_path / file
-    other.parent.mkdir(exist_ok=True)
-    other.write_text(json.dumps({**TINY_MODEL, "num_hidden_layers": 1}))
-    prefill, decode = instance(tmp_path, pd_type="prefill"), instance(tmp_path, pd_type="decode")
-    cluster = cluster_file(tmp_path, [prefill, {**decode, "model_name": str(other)}])
-    message = f"prefill and decode instances must serve one model, not {names}"
-    assert run(cluster) == refused(cluster, f"nodes[].instances[].model_name: {message}")
-
-
-@pytest.mark.parametrize(
-    ("decode_side", "found"),
-    [
-        ({"kv_cache_dtype": "fp8"}, "16-bit weights with 8-bit KV and 16-bit weights with 16-bit KV"),
-        ({"dtype": "float32"}, "16-bit weights with 16-bit KV and 32-bit weights with 32-bit KV"),
-        (
-            {"dtype": "fp8", "kv_cache_dtype": "fp16"},
-            "8-bit weights with 16-bit KV and 16-bit weights with 16-bit KV",
-        ),
-    ],
-    ids=["KV", "both", "weights"],
-)
-def test_prefill_and_decode_use_one_precision(tmp_path, run, decode_side, found):
-    prefill, decode = instance(tmp_path, pd_type="prefill"), instance(tmp_path, pd_type="decode")
-    file = cluster_file(tmp_path, [prefill, {**decode, **decode_side}])
-    assert run(file) == refused(
-        file,
-        f"nodes[].instances[].dtype: prefill and decode instances must use one precision, not {found}; set dtype "
-        "and kv_cache_dtype alike",
-    )
-
-
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"num_nodes": ' + "9" * 5_000 + "}"], ids=["deep", "long"])
 def test_json_beyond_the_parser_is_refused_too(tmp_path, run, text):
     file = tmp_path / "cluster.json"
@@ -503,11 +409,3 @@ def test_a_cluster_file_may_start_with_a_byte_order_mark(tmp_path, run):
 def test_numbers_that_would_overflow_and_alternatives_are_named_too(tmp_path, run, section, changes, message):
     file = broken(tmp_path, section, changes)
     assert run(file) == refused(file, message)
-
-
-def test_generation_only_and_a_prefill_instance_contradict_each_other(tmp_path, run):
-    pair = [instance(tmp_path, pd_type="prefill"), instance(tmp_path, pd_type="decode")]
-    file = cluster_file(tmp_path, pair)
-    assert run(file, "--gen") == refused(
-        file, "pd_type: --gen turns the prefill phase off, so there can be no prefill instance"
-    )
