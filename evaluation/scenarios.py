@@ -104,7 +104,7 @@ def _outcome(scenario: Scenario, folder: Path, inputs: Inputs) -> Outcome:
     for old in (files.log, files.csv, files.summary, files.power):
         old.unlink(missing_ok=True)  # a failure must not leave the results of an earlier run
     if scenario.waits_for:
-        return Outcome(scenario, files, "skipped", f"{scenario.waits_for}: not supported yet")
+        return Outcome(scenario, files, "skipped", f"{scenario.waits_for}: not there yet")
     begin = time.perf_counter()
     try:
         why = _run(scenario, files, inputs)

@@ -36,7 +36,7 @@ def draw_throughput(axes: Any, results: Results, scenario: str, real: Path | Non
     axes.set_xlim(left=0)
     highest = max(float(values.max(initial=0)) for values in (simulated, series[1] if series else simulated))
     axes.set_ylim(0, max(axes.get_ylim()[1], 1.35 * highest))  # room for the legend; the axis may be shared
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper right", handlelength=1.0, handletextpad=0.4, borderaxespad=0.2)
 
 
 def real_series(file: Path) -> tuple[FloatArray, FloatArray] | None:

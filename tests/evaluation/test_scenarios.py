@@ -41,7 +41,7 @@ def test_a_failed_scenario_does_not_stop_the_others_and_gives_exit_code_1(tmp_pa
 
 def test_what_is_skipped_is_named_and_no_failure(tmp_path, capsys):
     assert main([figure_of(SKIPPED)], ["--output-dir", str(tmp_path)]) == 0
-    assert "skipped: figure_t later: teleportation: not supported yet" in capsys.readouterr().out
+    assert "skipped: figure_t later: teleportation: not there yet" in capsys.readouterr().out
 
 
 def test_outcomes_keep_the_order_of_the_scenarios(tmp_path):
