@@ -72,7 +72,6 @@ class HolScheduler(Scheduler):
         self._unfinished: dict[int, tuple[PrefillJob, Request]] = {}
         self._started: dict[int, Request] = {}
         self._step: PrefillPlan | None = None
-        self._step_start_ns = 0
         self._now_ns = 0
 
     def enqueue(self, request: Request) -> None:
@@ -83,7 +82,7 @@ class HolScheduler(Scheduler):
 
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
-        self._now_ns = self._step_start_ns = now_ns
+        self._now_ns = now_ns
         batch = super().schedule(now_ns)
         if batch is None or self._step is None:
             return batch
@@ -101,7 +100,7 @@ class HolScheduler(Scheduler):
             self._now_ns = end_ns
             account(step)
             self._hold_activations(step.chunks[0])
-            self.prefill_policy.on_progress(step, self._step_start_ns, end_ns)
+            self.prefill_policy.on_progress(step, self.planned_ns, end_ns)
             for chunk in step.chunks:
                 if not chunk.job.remaining_tokens:
                     self._forget(chunk.job)
