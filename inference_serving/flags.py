@@ -20,7 +20,12 @@ from inference_serving.policies import check_policy, is_policy, policy_names, pr
 from inference_serving.policies.options import parse_pairs
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.router import UnknownRouterError, check_router, router_names
-from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
+from inference_serving.settings import (
+    DEFAULT_PREFIX_CHUNK_TOKENS,
+    DumpSettings,
+    SchedulerSettings,
+    SimulationConfig,
+)
 from llm_profile.latency import PREDICTED, SOURCES
 
 _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
@@ -155,7 +160,7 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         help="one second tier for all instances of a node (CXL: of the cluster) instead of one each",
     )
     group.add_argument(
-        "--prefix-chunk-tokens", type=int, default=256, help="tokens of a chunk in the second tier"
+        "--prefix-chunk-tokens", type=int, help="tokens of a chunk in the second tier (default: 256)"
     )
     group.add_argument(
         "--enable-local-offloading",
@@ -273,7 +278,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         num_gpu_blocks_override=args.num_gpu_blocks_override,
         prefix_storage=_prefix_storage(args),
         prefix_sharing=args.enable_prefix_sharing,
-        prefix_chunk_tokens=args.prefix_chunk_tokens,
+        prefix_chunk_tokens=args.prefix_chunk_tokens or DEFAULT_PREFIX_CHUNK_TOKENS,
         local_offloading=args.enable_local_offloading,
         request_routing_policy=args.request_routing_policy,
         router_args=_router_args(args),
@@ -352,6 +357,12 @@ def _prefix_storage(args: argparse.Namespace) -> str | None:
                 "",
                 "--enable-prefix-sharing",
                 "there is no second tier to share; give --prefix-storage CPU or CXL",
+            )
+        if args.prefix_chunk_tokens is not None:
+            raise InputError(
+                "",
+                "--prefix-chunk-tokens",
+                f"{args.prefix_chunk_tokens}: there is no second tier; give --prefix-storage CPU or CXL",
             )
         return None
     if args.engine_binary is not None or (args.dump_traces is not None and args.et_dialect == "astra-sim"):

@@ -9,6 +9,8 @@ from pathlib import Path
 from astra_sim.et import Dialect
 from astra_sim.ns3_backend import Ns3Options
 
+DEFAULT_PREFIX_CHUNK_TOKENS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
@@ -71,7 +73,7 @@ class SimulationConfig:
     """Second tier of the prefix cache: ``cpu`` or ``cxl``."""
     prefix_sharing: bool = False
     """Whether the instances of a node share it."""
-    prefix_chunk_tokens: int = 256
+    prefix_chunk_tokens: int = DEFAULT_PREFIX_CHUNK_TOKENS
     """Tokens of a chunk in the second tier."""
     request_routing_policy: str = "RR"
     router_args: tuple[tuple[str, str], ...] = ()

@@ -180,6 +180,10 @@ def test_a_published_flag_whose_feature_is_not_there_yet_is_refused_by_name(run,
             "--enable-prefix-sharing: there is no second tier to share; give --prefix-storage CPU or CXL",
         ),
         (
+            "--prefix-chunk-tokens 128",
+            "--prefix-chunk-tokens: 128: there is no second tier; give --prefix-storage CPU or CXL",
+        ),
+        (
             "--prefix-storage CPU",
             "--prefix-storage: is a second tier of the prefix cache; give --enable-prefix-caching, too",
         ),
