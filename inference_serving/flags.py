@@ -10,16 +10,13 @@ from typing import get_args
 from astra_sim.et import Dialect
 from astra_sim.input_error import InputError
 from astra_sim.ns3_flags import add_packet_flags, packet_options
-from inference_serving.gate_function import (
-    UnknownExpertRoutingError,
-    check_expert_routing,
-    expert_routing_names,
-)
+from inference_serving.gate_function import check_expert_routing, expert_routing_names
 from inference_serving.logger import LEVELS
 from inference_serving.policies import check_policy, is_policy, policy_names, prefill_policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.precision import kv_bits_of, weight_bits_of
-from inference_serving.router import UnknownRouterError, check_router, router_names
+from inference_serving.registry import UnknownNameError
+from inference_serving.router import check_router, router_names
 from inference_serving.settings import (
     DEFAULT_PREFIX_CHUNK_TOKENS,
     DumpSettings,
@@ -398,7 +395,7 @@ def _router_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     pairs = _pairs("--router-args", args.router_args)
     try:
         check_router(args.request_routing_policy, pairs)
-    except UnknownRouterError as error:
+    except UnknownNameError as error:
         raise InputError("", "--request-routing-policy", str(error)) from None
     except ValueError as error:
         raise InputError("", "--router-args", str(error)) from None
@@ -409,7 +406,7 @@ def _expert_routing_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...
     pairs = _pairs("--expert-routing-args", args.expert_routing_args)
     try:
         check_expert_routing(args.expert_routing_policy, pairs)
-    except UnknownExpertRoutingError as error:
+    except UnknownNameError as error:
         raise InputError("", "--expert-routing-policy", str(error)) from None
     except ValueError as error:
         raise InputError("", "--expert-routing-args", str(error)) from None
