@@ -29,8 +29,8 @@ class AttentionRoofline:
     ) -> None:
         prefill, decode = coefficients.prefill, coefficients.decode
         heads, kv_heads = heads_per_rank(query.model, query.tp_size)
-        head_dim = query.model.head_dim
-        head_bytes = 2 * head_dim * query.kv_bits / 8
+        model = query.model
+        head_bytes = model.kv_head_elements * query.kv_bits / 8
         peak = peak_flops_per_ns(card, 32 if query.weight_bits == 32 else 16)
         self._prefill = prefill
         self._decode = decode
@@ -40,10 +40,11 @@ class AttentionRoofline:
         self._multiprocessors = card.multiprocessors
         self._shared_kernel = card.shared_attention_kernel
         self._cached_tokens = card.cache_mb * 1e6 / head_bytes
-        self._key_ns = 4 * prefill.tile_rows * head_dim * card.multiprocessors / (peak * prefill.efficiency)
+        pair_flops = 2 * (model.head_dim + model.value_dim)
+        self._key_ns = pair_flops * prefill.tile_rows * card.multiprocessors / (peak * prefill.efficiency)
         self._decode_stream_ns = head_bytes / decode.stream_gbps
         self._request_ns = decode.head_ns * heads
-        read_heads = kv_heads if decode.gqa_packed else heads
+        read_heads = kv_heads if decode.gqa_packed or model.is_mla else heads
         self._kv_token_ns = read_heads * head_bytes / (bandwidth_gbps * decode.efficiency)
         self._cold_token_ns = kv_heads * head_bytes * decode.cold / bandwidth_gbps
         self._cold_tokens = card.cache_mb * 1e6 / (kv_heads * head_bytes)
