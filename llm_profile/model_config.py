@@ -16,6 +16,7 @@ MOE_MODEL_TYPES = ("mixtral", "phimoe", "qwen2_moe", "qwen3_moe", "deepseek_v2",
 """Architectures whose MLP is a router and routed experts, in every block or in some."""
 MLA_MODEL_TYPES = ("deepseek_v2", "deepseek_v3")
 """Those with multi-head latent attention (DeepSeek-V2, 2024)."""
+_WINDOW_BY_SWITCH = ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe")
 _MLA_WIDTHS = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
 PROJECT_MODEL_DIR = Path(__file__).resolve().parent.parent / "model_config"
@@ -66,6 +67,8 @@ class ModelConfig(BaseModel):
     decoder_sparse_step: PositiveInt = 1
     mlp_only_layers: tuple[NonNegativeInt, ...] = ()
     """The last four say which blocks have experts, see :meth:`has_experts`."""
+    sliding_window: PositiveInt | None = None
+    """Latest tokens that a query attends to, its own included; None: all of them."""
     kv_lora_rank: NonNegativeInt = 0
     """Elements of the compressed K and V of a token; 0: the model has no latent attention."""
     q_lora_rank: NonNegativeInt = 0
@@ -137,6 +140,8 @@ class ModelConfig(BaseModel):
         if not isinstance(data, dict):
             return data
         facts = {key: value for key, value in data.items() if value is not None}
+        if facts.get("model_type") in _WINDOW_BY_SWITCH and not facts.get("use_sliding_window"):
+            facts.pop("sliding_window", None)
         facts.setdefault("num_experts", facts.get("num_local_experts", facts.get("n_routed_experts", 0)))
         heads, hidden = facts.get("num_attention_heads"), facts.get("hidden_size")
         if isinstance(heads, int):
@@ -169,6 +174,8 @@ class ModelConfig(BaseModel):
                 f"{self.first_k_dense_replace}, moe_layer_freq = {self.moe_layer_freq}, decoder_sparse_step = "
                 f"{self.decoder_sparse_step} and mlp_only_layers = {list(self.mlp_only_layers)}"
             )
+        if self.sliding_window is not None and self.model_type in _WINDOW_BY_SWITCH:
+            raise ValueError("use_sliding_window = true: windows in some layers only are not supported yet")
         missing = [name for name in _MLA_WIDTHS if not getattr(self, name)]
         if self.model_type in MLA_MODEL_TYPES and missing:
             raise ValueError(f"{missing[0]} is missing: a width of latent attention")

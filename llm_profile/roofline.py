@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
-from llm_profile.attention_roofline import AttentionRoofline
+from llm_profile.attention_roofline import AttentionRoofline, decodes_unpacked
 from llm_profile.experts import ExpertRoofline, Experts, NoExperts
 from llm_profile.hardware import (
     Coefficients,
@@ -66,7 +66,11 @@ class RooflineLatencyModel:
 
     def __init__(self, card: Hardware, query: LatencyQuery) -> None:
         coefficients = card.coefficients or Coefficients()
-        repacked = query.packed_decode and not coefficients.decode.gqa_packed
+        repacked = (
+            query.packed_decode
+            and not coefficients.decode.gqa_packed
+            and not decodes_unpacked(card, query.model)
+        )
         if repacked:
             coefficients = coefficients.model_copy(update={"decode": Decode()})
         self.name = f"{'calibrated' if card.coefficients else 'estimated'}:{card.name}"
