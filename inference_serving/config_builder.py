@@ -13,7 +13,7 @@ from inference_serving.expert_parallelism import check_groups, checked_ep_size
 from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
 from inference_serving.memory_places import settle_places
 from inference_serving.network_builder import build_network
-from inference_serving.placement import Placement, all_on_npu, block_rows, resolve
+from inference_serving.placement import Placement, all_on_npu, resolve
 from inference_serving.policies import check_policy, is_policy, policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.power.schema import NodePower
@@ -125,19 +125,12 @@ class _Builder:
 
     def _placement(self, path: str, section: InstanceSection, model: ModelConfig) -> Placement:
         self._refuse_experts_elsewhere(path, section, model)
-        loads_local, layers = self._config.local_offloading, block_rows(model)
+        loads_local = self._config.local_offloading
         devices = self._cxl.devices if self._cxl is not None else 0
         if section.placement is None:
-            return all_on_npu(model.num_hidden_layers, layers, loads_local=loads_local, cxl_devices=devices)
+            return all_on_npu(model, loads_local=loads_local, cxl_devices=devices)
         try:
-            placement = resolve(
-                section.placement,
-                model.num_hidden_layers,
-                layers,
-                tied=model.tie_word_embeddings,
-                loads_local=loads_local,
-                cxl_devices=devices,
-            )
+            placement = resolve(section.placement, model, loads_local=loads_local, cxl_devices=devices)
         except ValueError as error:
             raise InputError(self._file, f"{path}.placement", str(error)) from None
         if section.pd_type == "decode" and not placement.keeps_kv:
@@ -269,7 +262,7 @@ class _Builder:
             memory.mem_size,
             utilization,
             placement=placement,
-            expert_ranks=max(ep_size, section.npu_count),
+            ep_size=ep_size,
         )
         stated = memory.kv_blocks or self._config.num_gpu_blocks_override
         if stated is not None:

@@ -29,11 +29,12 @@ def checked_ep_size(model: ModelConfig, ep_size: int, npus: int, group_npus: int
         error = f"{model.name} has {model.num_experts} experts, which {ep_size} NPUs cannot share evenly"
     if error is not None:
         raise InputError("", "ep_size", f"{ep_size}: {error}")
-    if model.is_moe and ep_size == 1 and model.moe_intermediate_size % npus:
+    uneven = [width for width in (model.moe_intermediate_size, model.shared_expert_width) if width % npus]
+    if model.is_moe and ep_size == 1 and uneven:
         raise InputError(
             "",
             "npu_num",
-            f"{npus}: {model.name} has experts of width {model.moe_intermediate_size}, which {npus} NPUs cannot "
+            f"{npus}: {model.name} has experts of width {uneven[0]}, which {npus} NPUs cannot "
             "share evenly; use another number, or spread whole experts with ep_size",
         )
     return ep_size

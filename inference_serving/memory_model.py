@@ -69,16 +69,16 @@ def plan_memory(
     utilization: float,
     *,
     placement: Placement | None = None,
-    expert_ranks: int | None = None,
+    ep_size: int = 1,
 ) -> MemoryPlan:
     """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens.
 
-    ``placement`` None places all on the NPU. Experts are spread over ``expert_ranks`` NPUs, by default those of
-    the instance.
+    ``placement`` None places all on the NPU. Whole experts are spread over ``ep_size`` NPUs; 1: they are split over
+    those of the instance.
     """
     layer_bytes = block_size * kv_bytes_per_token(model, tp_size, precision.kv_bits)
     kv_layers = model.num_hidden_layers
-    weights = weight_bytes(model, tp_size, precision.weight_bits, expert_ranks)
+    weights = weight_bytes(model, tp_size, precision.weight_bits, ep_size)
     if placement is not None and not placement.is_plain:
         kv_layers = sum(block.kv == NPU for block in placement.blocks)
         weights = weight_bytes_by_place(model, tp_size, precision, placement).get(NPU, 0)
@@ -95,8 +95,7 @@ def weight_bytes_by_place(
 ) -> Mapping[Place, int]:
     """Bytes of one rank's weights of a dense model in each place; tied embeddings count once."""
     found: Counter[Place] = Counter()
-    rows = row_layers(model.num_hidden_layers)
-    for (_, layer), place in zip(rows, placement.weights, strict=True):
+    for (_, layer), place in zip(row_layers(model), placement.weights, strict=True):
         if not (layer == "lm_head" and model.tie_word_embeddings):
             found[place] += _row_bytes(model, layer, tp_size, precision)
     return found
@@ -111,9 +110,7 @@ def prefetch_buffer_bytes(
     the blocks count as a block each).
     """
     stages = [0] * (model.num_hidden_layers + 2)
-    for row, ((block, layer), place) in enumerate(
-        zip(row_layers(model.num_hidden_layers), placement.weights, strict=True)
-    ):
+    for row, ((block, layer), place) in enumerate(zip(row_layers(model), placement.weights, strict=True)):
         if place != NPU:
             stage = block + 1 if block is not None else (-1 if row else 0)
             stages[stage] += _row_bytes(model, layer, tp_size, precision)

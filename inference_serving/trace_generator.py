@@ -17,8 +17,7 @@ from inference_serving.cluster import InstanceSpec
 from inference_serving.expert_times import ExpertTally, ExpertTimes, ExpertWork, WaveShare
 from inference_serving.gate_function import Balanced, ExpertRouting
 from inference_serving.layer_group import LayerGroup
-from inference_serving.layer_times import LayerTimes, ProvenanceTally, token_layers
-from inference_serving.placement import EXPERTS
+from inference_serving.layer_times import LayerTimes, ProvenanceTally
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import (
     ALL_REDUCE_SLOT,
@@ -32,12 +31,21 @@ from inference_serving.trace_shape import (
     build_shape,
 )
 from llm_profile.latency import LatencyModel, Source
-from llm_profile.layers import expert_shapes, kv_bytes_per_token, layer_shape
+from llm_profile.layers import (
+    EXPERTS,
+    SHARED_EXPERTS,
+    expert_shapes,
+    kv_bytes_per_token,
+    layer_shape,
+    model_layers,
+    stored_elements,
+)
 
 TOKEN_ID_BYTES = 4
 NO_MOVES: Mapping[KvMoveKind, int] = MappingProxyType({})
 _ATTENTION = DURATION_SLOT["attn"]
 _LM_HEAD = DURATION_SLOT["lm_head"]
+_SHARED_EXPERTS = DURATION_SLOT[SHARED_EXPERTS]
 _SHOWN_BY_OUTPUT = frozenset(("attn", "act_fn"))
 _OWN_OUTPUT = frozenset(("v_proj", "rope"))
 
@@ -99,7 +107,7 @@ class Trace:
 
     def _row(self, row: RowShape, following: RowShape | None) -> TraceRow:
         instance = self.shape.instance
-        weights = layer_shape(instance.model, row.layer, instance.tp_size).weight_elements
+        weights = stored_elements(instance.model, row.layer, instance.tp_size, instance.ep_size)
         host = f"REMOTE:{instance.node_id}"
         comm_type, comm_bytes, misc = self._communication(row)
         return TraceRow(
@@ -191,8 +199,8 @@ class TraceGenerator:
     ) -> None:
         self._instance = instance
         self._latency = latency
-        self._layer_times = LayerTimes(latency, token_layers(instance.model))
-        self._provenance = ProvenanceTally(latency, instance.model)
+        self._layer_times = LayerTimes(latency, model_layers(instance.model))
+        self._provenance = ProvenanceTally(latency, instance.model, instance.expert_groups)
         self._experts = _expert_times(instance, latency, routing)
         self._expert_tally = ExpertTally()
         self._shapes: dict[tuple[LayerGroup, tuple[int, ...], tuple[KvMoveKind, ...]], TraceShape] = {}
@@ -228,6 +236,9 @@ class TraceGenerator:
         for move, moved in zip(shape.moves, moves.values(), strict=True):
             sizes[move.access.slot] = moved
         if self._experts is not None:
+            if self._instance.expert_groups > 1:  # shared experts are whole, and run the rank's own tokens
+                owned = -(-tokens // self._instance.tp_size)
+                durations_ns[_SHARED_EXPERTS] = self._layer_times.of(owned)[_SHARED_EXPERTS]
             experts = self._experts.of(tokens) if wave is None else wave.experts
             durations_ns = np.concatenate([durations_ns, experts.durations_ns])
             self._expert_tally.count(experts, shape.blocks_of_draw)

@@ -15,11 +15,12 @@ import numpy as np
 from inference_serving.cluster import InstanceSpec
 from inference_serving.kv_transfer import HeadTransfer, head_transfers
 from inference_serving.layer_group import WHOLE_MODEL, LayerGroup
-from inference_serving.placement import EXPERTS, NPU, Place, block_rows, row_layers
+from inference_serving.placement import NPU, Place, row_layers
 from inference_serving.request import Int64Array
-from llm_profile.layers import GATE, LAYERS, layer_shape
+from llm_profile.layers import EXPERTS, GATE, LAYERS, OTHER_LAYERS, stored_elements
 
-DURATION_SLOT = {layer: slot for slot, layer in enumerate((*LAYERS, GATE))}
+DURATION_SLOT = {layer: slot for slot, layer in enumerate((*LAYERS, *OTHER_LAYERS))}
+DENSE_SLOTS = len(LAYERS)
 FIRST_EXPERT_SLOT = len(DURATION_SLOT)
 """Times of a block's experts: a slot for each draw of the routing and each rank (or group of ranks)."""
 TOKEN_IDS_SLOT, SAMPLED_IDS_SLOT, ALL_REDUCE_SLOT, FIRST_KV_SLOT = range(4)
@@ -155,8 +156,9 @@ class TraceShape:
 
     @cached_property
     def blocks_of_draw(self) -> Int64Array:
-        """How many blocks take each draw of the expert routing."""
-        return np.bincount(np.array(self.blocks) % self.draws, minlength=self.draws)
+        """How many blocks with experts take each draw of the expert routing."""
+        blocks = [block for block in self.blocks if self.instance.model.has_experts(block)]
+        return np.bincount(np.array(blocks, dtype=np.int64) % self.draws, minlength=self.draws)
 
 
 def build_shape(
@@ -172,9 +174,8 @@ def build_shape(
     ``draws`` draws of the expert routing.
     """
     blocks = layer_group.blocks(instance.model.num_hidden_layers)
-    layers = block_rows(instance.model)
-    start = None if layer_group.is_first else _row_of_block(blocks.start, layers)
-    stop = None if layer_group.is_last else _row_of_block(blocks.stop, layers)
+    start = None if layer_group.is_first else _row_of_block(instance, blocks.start)
+    stop = None if layer_group.is_last else _row_of_block(instance, blocks.stop)
     placed = _kv_targets(instance, targets)
     sent = sum(len(target.transfers) for target in placed)
     slots = _Slots(instance, FIRST_KV_SLOT + sent + (draws + 1 if instance.ep_size > 1 else 0))
@@ -183,9 +184,9 @@ def build_shape(
     return TraceShape(instance, blocks, rows, placed, moved, slots.fixed_sizes(), draws)
 
 
-def _row_of_block(block: int, layers: tuple[str, ...]) -> int:
-    """Row at which a block begins; the embedding is before the first."""
-    return 1 + block * len(layers)
+def _row_of_block(instance: InstanceSpec, block: int) -> int:
+    """Row at which a block begins."""
+    return next(row for row, (of, _) in enumerate(row_layers(instance.model)) if of == block)
 
 
 class _Slots:
@@ -208,7 +209,7 @@ class _Slots:
         instance = self._instance
         if not instance.placement.loads(place):
             return None
-        elements = layer_shape(instance.model, layer, instance.tp_size).weight_elements
+        elements = stored_elements(instance.model, layer, instance.tp_size, instance.ep_size)
         if not elements:
             return None
         if layer not in self._slot_of:
@@ -230,7 +231,7 @@ class _Slots:
 def _rows(instance: InstanceSpec, slots: _Slots, draws: int, *, sends_kv: bool) -> tuple[RowShape, ...]:
     blocks, split, spread = instance.model.num_hidden_layers, instance.tp_size > 1, instance.ep_size > 1
     rows, number = [], 0
-    positions = row_layers(blocks, block_rows(instance.model))
+    positions = row_layers(instance.model)
     for (block, layer), place in zip(positions, instance.placement.weights, strict=True):
         kv = NPU if block is None else instance.placement.blocks[block].kv
         name, lines = _name(instance, layer, number)

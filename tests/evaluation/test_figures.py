@@ -63,13 +63,13 @@ def test_a_picture_is_drawn_of_whatever_has_not_failed(tmp_path, figure):
 
 
 @needs_reference
-@pytest.mark.parametrize("name", ["A6000 MD", "A6000 PDD"])
+@pytest.mark.parametrize("name", ["A6000 MD", "A6000 PDD", "A6000 SM"])
 def test_figure_5_is_close_to_the_real_system(tmp_path, name):
     """SD+PC is not (docs/reproduce.md)."""
     inputs = Inputs(REFERENCE / "datasets", REFERENCE / "real_systems", tmp_path)
     errors = make(undrawn(figure_5.FIGURE, name), inputs).errors
     assert abs(error_of(errors, name, "throughput").percent) < 2.5
-    assert error_of(errors, name, INTERVALS).percent < 7
+    assert error_of(errors, name, INTERVALS).percent < 8
 
 
 def test_a_run_compared_with_itself_has_no_errors(tmp_path):

@@ -217,7 +217,7 @@ def test_an_unknown_model_names_the_known_ones(tmp_path, run, name):
         (
             {"model_type": "gpt2"},
             "model_type: 'gpt2' is not a supported architecture; dense: llama, mistral, qwen2, qwen3; "
-            "mixture of experts: mixtral, phimoe, qwen3_moe",
+            "mixture of experts: mixtral, phimoe, qwen2_moe, qwen3_moe, deepseek_v2, deepseek_v3",
         ),
     ],
 )
