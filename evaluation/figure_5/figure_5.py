@@ -6,8 +6,9 @@ from pathlib import Path
 
 from evaluation.figure import Figure, Results, main
 from evaluation.inputs import Inputs
+from evaluation.parser.hit_rate import hit_rate_rows
 from evaluation.parser.latency import latency_rows
-from evaluation.parser.throughput import prefix_rows, throughput_rows
+from evaluation.parser.throughput import throughput_rows
 from evaluation.plot_style import PAGE_IN, open_pyplot, save
 from evaluation.real_systems import Error, latency_errors, real_requests, throughput_errors
 from evaluation.rows import Row
@@ -48,7 +49,7 @@ def _parse(outcome: Outcome) -> list[Row]:
     name, files = outcome.scenario.name, outcome.files
     return [
         *throughput_rows(name, files.summary, files.csv),
-        *prefix_rows(name, files.summary),
+        *hit_rate_rows(name, files.summary),
         *latency_rows(name, files.summary),
     ]
 
