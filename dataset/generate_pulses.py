@@ -1,8 +1,9 @@
 """Pulses of chat requests, many of which continue an earlier conversation: ``python -m dataset.generate_pulses FILE``.
 
-The load of LLMServingSim 2.0's ``sharegpt_pulse_req50_n6_delay15_pc``, with other requests. Requests of a pulse arrive
-as a Poisson process; a pause without arrivals follows. A request that continues a conversation has all that was said in it
-as its prompt, and a new question; it comes a pulse or more after the request before it. One seed fixes every byte.
+The load of LLMServingSim 2.0's ``sharegpt_pulse_req50_n6_delay15_pc``, with other requests. Requests of a pulse
+arrive as a Poisson process; a pause without arrivals follows. A request that continues a conversation has all that was
+said in it as its prompt, and a new question; it comes a pulse or more after the request before it. One seed fixes
+every byte.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``python -m evaluation.parser FILE``: the numbers of one run, as ``scenario metric time_s value``.
 
-FILE is a summary written with ``--summary-json``, or what a run has printed (``.log``, ``.txt``), of this simulator or of
-LLMServingSim 2.0. Exit codes: 0 printed, 2 bad input.
+FILE is a summary written with ``--summary-json``, or what a run has printed (``.log``, ``.txt``), of this simulator or
+of LLMServingSim 2.0. Exit codes: 0 printed, 2 bad input.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def memory_columns(memory_file: Path, suffix: str) -> tuple[FloatArray, Mapping[
         header = memory_file.read_text(encoding="utf-8").partition("\n")[0].split("\t")
     except OSError as error:
         raise InputError(memory_file, "", f"cannot be read: {error.strerror}") from error
-    names = [name for name in header if name.endswith(suffix)]
+    names = [name for name in header if name.endswith(suffix) and name != _TIME]
     if not names:
         raise InputError(
             memory_file, "line 1", f"has no column *{suffix}; give a file written with --memory-series"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_the_committed_file_is_what_the_generator_makes(tmp_path):
 def test_pulses_are_a_pause_apart():
     """A pulse of 50 at 10 a second lasts 5 s on average."""
     arrivals = [one["arrival_time_ns"] / 1e9 for one in pulses(Pulses(pulses=40))]
-    gaps = [after - before for before, after in zip(arrivals, arrivals[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(arrivals)]
     assert [place % 50 for place, gap in enumerate(gaps) if gap >= 15] == [49] * 39
     assert arrivals[-1] == pytest.approx(39 * 15 + 40 * 5, rel=0.02)
 

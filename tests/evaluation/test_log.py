@@ -19,8 +19,8 @@ from inference_serving.cli import main as simulate
 
 LOG = """\
 starting; nothing that a parser looks at: 7
-\x1b[32m[1.00s]\x1b[0m prompt throughput: 50.0 tok/s, generation throughput: 20.0 tok/s, running: 2 reqs, waiting: 0 reqs, \
-KV cache: 1.5 %, prefix hits: 10.0 %, storage hits: 2.0 %, power: 300.0 W
+\x1b[32m[1.00s]\x1b[0m prompt throughput: 50.0 tok/s, generation throughput: 20.0 tok/s, running: 2 reqs, \
+waiting: 0 reqs, KV cache: 1.5 %, prefix hits: 10.0 %, storage hits: 2.0 %, power: 300.0 W
 [3.00s] prompt throughput: 0.0 tok/s, generation throughput: 30.0 tok/s, running: 0 reqs, waiting: 0 reqs, \
 KV cache: 0.5 %, prefix hits: 20.0 %, storage hits: 4.0 %, power: 100.0 W
 --------------- Throughput Results ---------------
