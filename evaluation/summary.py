@@ -11,17 +11,27 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from astra_sim.input_error import InputError
-from evaluation.figure import Figure, Results, report, run_figures
+from evaluation.figure import Results, report, run_figures
 from evaluation.figures import FIGURES
 from evaluation.inputs import Inputs, add_arguments, inputs_of
+from evaluation.memory_errors import HITS, MEMORY
 from evaluation.plot_style import PAGE_IN, open_pyplot, save
 from evaluation.published import ABSOLUTE_ERRORS_PERCENT, SOURCE
-from evaluation.real_runs import real_runs
 from evaluation.real_systems import INTERVALS, Error, error_of, error_text
 from evaluation.table_plot import draw_table
 from inference_serving.files import write_whole
 
-_METRICS = ("throughput", INTERVALS, "mean TTFT", "mean TPOT", "mean ITL", "mean power", "energy")
+_METRICS = (
+    "throughput",
+    INTERVALS,
+    "mean TTFT",
+    "mean TPOT",
+    "mean ITL",
+    "mean power",
+    "energy",
+    MEMORY,
+    HITS,
+)
 _PUBLISHED = ("throughput", "mean TTFT", "mean TPOT")
 _HEADER = (
     "scenario",
@@ -32,6 +42,8 @@ _HEADER = (
     "ITL",
     "power",
     "energy",
+    "memory",
+    "hit rate",
     "published\nthroughput",
     "published\nTTFT",
     "published\nTPOT",
@@ -77,9 +89,8 @@ def _write(lines: Sequence[Sequence[str]], folder: Path) -> None:
 
 
 def _summarize(inputs: Inputs) -> list[Results]:
-    figures: list[Figure] = [*FIGURES, *real_runs(inputs)]
-    results = run_figures(figures, inputs)
-    scenarios = [scenario.name for figure in figures for scenario in figure.scenarios]
+    results = run_figures(FIGURES, inputs)
+    scenarios = list(dict.fromkeys(scenario.name for figure in FIGURES for scenario in figure.scenarios))
     lines = lines_of(scenarios, [error for one in results for error in one.errors])
     _print(lines)
     _write(lines, inputs.output_dir / "results")

@@ -54,7 +54,8 @@ def _parse(outcome: Outcome) -> list[Row]:
     ]
 
 
-def _errors(outcome: Outcome, inputs: Inputs) -> list[Error]:
+def real_errors(outcome: Outcome, inputs: Inputs) -> list[Error]:
+    """Errors against the real series of tokens a second, and against the times of real requests; where at hand."""
     name, place, errors = outcome.scenario.name, _real_place(outcome.scenario), []
     if (series := inputs.real(f"{place}_throughput.tsv")) is not None:
         errors += throughput_errors(name, series, outcome.files.csv)
@@ -95,7 +96,7 @@ FIGURE = Figure(
     title="throughput over time on A6000 and H100",
     scenarios=(*_scenarios("A6000"), *_scenarios("H100")),
     parse=_parse,
-    errors=_errors,
+    errors=real_errors,
     draw=_draw,
 )
 
