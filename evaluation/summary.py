@@ -69,11 +69,11 @@ def _published(name: str) -> Iterable[str]:
 
 def _print(lines: Sequence[Sequence[str]]) -> None:
     print(f"\nErrors against real systems; published: absolute errors of {SOURCE}")
-    header = [name.replace("\n", " ") for name in _HEADER]
-    print(f"  {header[0]:<16}" + "".join(f"{name:>{max(len(name), 8) + 1}}" for name in header[1:]))
-    for first, *rest in lines:
-        cells = (f"{cell:>{max(len(name), 8) + 1}}" for cell, name in zip(rest, header[1:], strict=True))
-        print(f"  {first:<16}" + "".join(cells))
+    table = [[name.replace("\n", " ") for name in _HEADER], *lines]
+    widths = [max(map(len, column)) + 2 for column in zip(*table, strict=True)]
+    for first, *rest in table:
+        cells = (f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
+        print(f"  {first:<{widths[0]}}" + "".join(cells))
 
 
 def _write(lines: Sequence[Sequence[str]], folder: Path) -> None:
@@ -83,7 +83,7 @@ def _write(lines: Sequence[Sequence[str]], folder: Path) -> None:
     pyplot = open_pyplot("summary")
     figure, axes = pyplot.subplots(figsize=(PAGE_IN, _LINE_HEIGHT_IN * (len(lines) + 4)))
     axes.set_title(f"errors against real systems; published: absolute errors of {SOURCE}")
-    draw_table(axes, _HEADER, lines, first_width=0.14)
+    draw_table(axes, _HEADER, lines)
     for file in (folder / "summary.tsv", *save(pyplot, figure, folder / "summary")):
         print(f"  wrote {file}")
 

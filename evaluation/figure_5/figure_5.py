@@ -18,7 +18,7 @@ from evaluation.throughput_plot import draw_throughput
 _CONFIG = Path(__file__).parent / "config"
 _MOE_WORKLOADS = {"A6000": "sharegpt_req300_rate10_phi", "H100": "sharegpt_req300_rate10_mixtral"}
 _DENSE_WORKLOAD = "sharegpt_req300_rate10_llama"
-_PANEL_HEIGHT_IN = 2.1
+_PANEL_HEIGHT_IN = 2.2
 
 
 def _scenarios(hardware: str) -> tuple[Scenario, ...]:

@@ -96,7 +96,7 @@ def _draw(results: Results) -> list[Path]:
         axes.set_xlabel("time (s)" if column == TIME else "|error| (%)")
     panels[0].set_yticks(range(len(points)), list(points))
     panels[0].set_ylim(len(points) - 0.4, -0.6)
-    draw_table(below.subplots(), _HEADER, lines, first_width=0.36)
+    draw_table(below.subplots(), _HEADER, lines)
     return save(pyplot, figure, results.folder / "figure_8")
 
 
