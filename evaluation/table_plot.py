@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+_SHORTEST = 7
+"""No column is narrower than this many letters: short headers have wide ones."""
+
 
 def draw_table(
     axes: Any, header: Sequence[str], lines: Sequence[Sequence[str]], first_width: float | None = None
@@ -35,9 +38,9 @@ def draw_table(
 
 
 def _widths(table: Sequence[Sequence[str]]) -> list[float]:
-    """Shares of the width, by the longest line of text in each column and room for three letters."""
+    """Shares of the width, by the longest line of text in each column, and room for two letters."""
     longest = [
-        3 + max(len(line) for cell in column for line in cell.split("\n"))
+        2 + max(_SHORTEST, *(len(line) for cell in column for line in cell.split("\n")))
         for column in zip(*table, strict=True)
     ]
     return [length / sum(longest) for length in longest]
