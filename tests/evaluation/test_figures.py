@@ -16,9 +16,11 @@ from evaluation import compare
 from evaluation.figure import make
 from evaluation.figure_5 import figure_5
 from evaluation.figure_6 import figure_6
+from evaluation.figure_7 import figure_7
 from evaluation.figure_9 import figure_9
 from evaluation.figures import FIGURES
 from evaluation.inputs import EVALUATION, ROOT, Inputs
+from evaluation.memory_errors import HITS, MEMORY
 from evaluation.published import ABSOLUTE_ERRORS_PERCENT
 from evaluation.real_systems import INTERVALS, Error, error_of
 from evaluation.rows import value_in
@@ -38,9 +40,9 @@ def undrawn(figure, *names):
 
 
 def test_a_fresh_run_equals_its_snapshot(tmp_path):
-    for figure in (figure_6.FIGURE, figure_9.FIGURE):
+    for figure in (figure_6.FIGURE, figure_7.FIGURE, figure_9.FIGURE):
         make(undrawn(figure), Inputs(output_dir=tmp_path))
-    assert compare.main(["6", "9", "--output-dir", str(tmp_path)]) == 0
+    assert compare.main(["6", "7", "9", "--output-dir", str(tmp_path)]) == 0
 
 
 def test_energy_of_the_components_is_the_energy(tmp_path):
@@ -53,8 +55,8 @@ def test_energy_of_the_components_is_the_energy(tmp_path):
 @needs_matplotlib
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda one: one.name)
 def test_a_picture_is_drawn_of_whatever_has_not_failed(tmp_path, figure):
-    """Ten requests instead of all; the last scenario fails."""
-    short = [replace(one, workload="example_trace") for one in figure.scenarios]
+    """Forty requests, which have token ids, instead of all; the last scenario fails."""
+    short = [replace(one, workload="conversations") for one in figure.scenarios]
     failing = replace(short[0], name=f"{short[0].name.split(' ')[0]} fails", config=Path("gone.json"))
     results = make(replace(figure, scenarios=(*short[:2], failing)), Inputs(output_dir=tmp_path))
     assert results.outcomes[-1].status == "failed"
@@ -70,6 +72,18 @@ def test_figure_5_is_close_to_the_real_system(tmp_path, name):
     errors = make(undrawn(figure_5.FIGURE, name), inputs).errors
     assert abs(error_of(errors, name, "throughput").percent) < 2.5
     assert error_of(errors, name, INTERVALS).percent < 8
+
+
+@needs_reference
+def test_figure_7_is_close_to_the_real_system(tmp_path):
+    inputs = Inputs(REFERENCE / "datasets", REFERENCE / "real_systems", tmp_path)
+    results = make(undrawn(figure_7.FIGURE), inputs)
+    for one in results.served:
+        assert error_of(results.errors, one.scenario.name, MEMORY).percent < 3
+        assert error_of(results.errors, one.scenario.name, HITS).percent < 3
+    places = {error.metric.split(":")[0] for error in results.errors if ":" in error.metric}
+    assert places == {"instance0", "instance1", "cpu_of_node_0"}
+    assert len(results.served) == 2
 
 
 def test_a_run_compared_with_itself_has_no_errors(tmp_path):
@@ -97,7 +111,7 @@ def test_the_page_has_every_scenario_and_the_published_errors():
     error = Error("H100 MD", "throughput (tok/s)", -0.04, 100.0, 99.96)
     lines = {line[0]: line[1:] for line in lines_of(["H100 MD", "A6000 MD"], [error])}
     assert set(lines) == {"A6000 MD", *ABSOLUTE_ERRORS_PERCENT}
-    assert lines["H100 MD"] == ("+0.0 %", *["-"] * 6, "1.6 %", "6.5 %", "1.6 %")
+    assert lines["H100 MD"] == ("+0.0 %", *["-"] * 8, "1.6 %", "6.5 %", "1.6 %")
     assert set(lines["A6000 MD"]) == {"-"}
 
 
