@@ -14,6 +14,7 @@ from astra_sim.network_config import Wiring
 from inference_serving.placement import PlacementSection
 from inference_serving.power.schema import PowerSection
 from inference_serving.schema_base import NonNegativeNumber, PositiveCount, PositiveNumber, Section
+from inference_serving.speculation import MOST_DRAFTS
 
 
 class NpuMemory(Section):
@@ -68,6 +69,9 @@ class InstanceSection(Section):
     reserve_full_isl: bool | None = None
     prioritize_prefill: bool | None = None
     async_scheduling: bool | None = None
+    num_speculative_tokens: Annotated[int, Field(ge=0, le=MOST_DRAFTS)] | None = None
+    speculative_acceptance_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    speculative_draft_overhead: Annotated[int, Field(ge=0, le=10**12)] | None = None
     scheduling_policy: str | None = None
     policy_args: str | None = None
     block_size: PositiveCount | None = None

@@ -19,6 +19,7 @@ from inference_serving.policies.options import parse_pairs
 from inference_serving.power.schema import NodePower
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
+from inference_serving.speculation_options import refuse_with_speculation, speculation_of_instance
 from llm_profile.layers import check_tp_size
 from llm_profile.model_config import ModelConfig, load_model_config
 
@@ -199,7 +200,7 @@ class _Builder:
                 f"true: is not supported yet for {section.pd_type} instances; set it (here, or by "
                 "--no-async-scheduling) to false",
             )
-        return self._with_policy(path, section, settings)
+        return self._with_speculation(path, section, self._with_policy(path, section, settings))
 
     def _with_policy(
         self, path: str, section: InstanceSection, settings: SchedulerSettings
@@ -226,6 +227,17 @@ class _Builder:
                 f"{path}.enable_chunked_prefill",
                 f"false: {settings.scheduling_policy} works in chunks; set it to true",
             )
+        return settings
+
+    def _with_speculation(
+        self, path: str, section: InstanceSection, settings: SchedulerSettings
+    ) -> SchedulerSettings:
+        try:
+            speculation = speculation_of_instance(section, settings.speculation)
+            settings = replace(settings, speculation=speculation)
+            refuse_with_speculation(section, settings, self._config)
+        except InputError as error:
+            raise InputError(self._file, f"{path}.{error.field}", error.message) from None
         return settings
 
     def _precision(self, path: str, section: InstanceSection) -> Precision:

@@ -23,6 +23,7 @@ from inference_serving.settings import (
     SchedulerSettings,
     SimulationConfig,
 )
+from inference_serving.speculation_options import add_speculation_flags, speculation_of_flags
 from llm_profile.latency import PREDICTED, SOURCES
 
 _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
@@ -44,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_run_flags(parser.add_argument_group("run"))
     _add_scheduler_flags(parser.add_argument_group("batching"))
+    add_speculation_flags(parser.add_argument_group("speculative decoding"))
     _add_model_flags(parser.add_argument_group("model and memory"))
     add_packet_flags(parser.add_argument_group("packets, with --network-backend ns3"))
     _add_output_flags(parser.add_argument_group("output"))
@@ -268,6 +270,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
             skip_prefill=args.gen,
             enable_prefix_caching=args.enable_prefix_caching,
             async_scheduling=args.async_scheduling,
+            speculation=speculation_of_flags(args),
         ),
         weight_bits=weight_bits,
         kv_bits=kv_bits,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from inference_serving.layer_group import LayerGroup
-from inference_serving.request import Batch, Int64Array
+from inference_serving.request import AttentionWork, Batch, Int64Array
 from inference_serving.trace_shape import DENSE_SLOTS, DURATION_SLOT, FIRST_EXPERT_SLOT
 from llm_profile.latency import LatencyModel, Source
 from llm_profile.layers import GATE, LAYERS, SHARED_EXPERTS, block_layers, model_layers
@@ -61,21 +61,19 @@ class ProvenanceTally:
         self._iterations_of: Counter[tuple[int, int, LayerGroup]] = Counter()
         self._attention_ns: Counter[Source] = Counter()
 
-    def count(
-        self, batch: Batch, blocks: int, attention: tuple[Int64Array, Int64Array, Int64Array], ns: int
-    ) -> None:
+    def count(self, batch: Batch, blocks: int, attention: AttentionWork, ns: int) -> None:
         """Note one iteration of ``blocks`` blocks, whose ``attention`` (chunks, context, decodes) takes ``ns`` each."""
-        self._iterations_of[batch.total_tokens, batch.sequences, batch.layer_group] += 1
+        self._iterations_of[batch.total_tokens, batch.logit_rows, batch.layer_group] += 1
         self._attention_ns[self._latency.attention_source(*attention)] += ns * blocks
 
     def time_ns(self, times: LayerTimes) -> Mapping[Source, int]:
         """Compute time so far by provenance, collectives and step overheads left out."""
         total_ns = Counter(self._attention_ns)
-        for (tokens, sequences, layer_group), iterations in self._iterations_of.items():
+        for (tokens, logit_rows, layer_group), iterations in self._iterations_of.items():
             for layer in self._layers:
                 if layer == _ATTENTION:
                     continue
-                rows = sequences if layer == _LM_HEAD else tokens
+                rows = logit_rows if layer == _LM_HEAD else tokens
                 if layer == SHARED_EXPERTS:
                     rows = -(-tokens // self._owners)
                 runs = iterations * self._runs(layer, layer_group)

@@ -24,6 +24,7 @@ from inference_serving.prefix_pool import PrefixPool
 from inference_serving.session_summary import SessionSummary, session_facts, session_lines, summarise_sessions
 from inference_serving.simulation import Simulation
 from inference_serving.slowdown import ClassSummary, Fairness, PrefillFacts, by_class
+from inference_serving.speculation import DraftStatistics, draft_facts, draft_lines
 from inference_serving.tier_report import (
     pool_facts,
     pool_lines,
@@ -61,6 +62,8 @@ class InstanceSummary:
     """What prefix caching found; None without it."""
     tiers: KvTiers | None
     """What was kept beyond the NPUs, and found there; None: nothing is."""
+    drafts: DraftStatistics | None
+    """What became of speculation's drafts; None without it."""
     peak_paused_kv_blocks: int
     """Most KV blocks that half-done prompts held while they were not running."""
     latency: LatencySummary
@@ -170,6 +173,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             peak_kv_blocks=instance.kv_cache.peak_blocks,
             prefix=instance.kv_cache.statistics,
             tiers=instance.tiers,
+            drafts=instance.scheduler.draft_statistics,
             peak_paused_kv_blocks=instance.scheduler.peak_paused_blocks,
             latency=summarise(served.get(instance_id, [])),
         )
@@ -243,6 +247,7 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
         },
         "prefix_cache": instance.prefix and prefix_facts(instance.prefix),
         **tier_facts(instance.tiers),
+        **draft_facts(instance.drafts),
         "requests": instance.latency.requests,
         "latency_ms": _latency_facts(instance.latency),
     }
@@ -330,6 +335,7 @@ def _instance_lines(instance: InstanceSummary) -> list[str]:
     if instance.prefix is not None:
         lines.append(_line("Prefix hit ratio (%)", f"{100 * instance.prefix.hit_ratio:.2f}"))
     lines += [_line(name, value) for name, value in tier_lines(instance.tiers)]
+    lines += [_line(name, value) for name, value in draft_lines(instance.drafts)]
     for name, part in (
         ("TTFT", instance.latency.ttft),
         ("TPOT", instance.latency.tpot),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from inference_serving.prefix_pool import ChunkKey
 
 Int64Array = NDArray[np.int64]
+AttentionWork = tuple[Int64Array, Int64Array, Int64Array]
+"""What ``LatencyModel.attention_ns`` asks for: chunks, tokens cached before each of them, KV of the decodes."""
 
 
 class RequestState(Enum):
@@ -124,6 +126,20 @@ class Batch:
     prompt_tokens: int
     sequences: int
     layer_group: LayerGroup = WHOLE_MODEL
+
+    @property
+    def logit_rows(self) -> int:
+        """Positions from which a token is sampled, so that the head runs on them: one for each sequence."""
+        return self.sequences
+
+    @property
+    def draft_steps(self) -> int:
+        """Steps of drafting that come before it; see :mod:`inference_serving.speculative_scheduler`."""
+        return 0
+
+    def attention(self) -> AttentionWork:
+        """What its attention is priced by."""
+        return *self.prefill_chunks(), self.decode_kv()
 
     def prefill_chunks(self) -> tuple[Int64Array, Int64Array]:
         """Chunk lengths and the tokens already cached before them, of the rows that run a chunk."""

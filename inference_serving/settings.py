@@ -8,6 +8,7 @@ from pathlib import Path
 
 from astra_sim.et import Dialect
 from astra_sim.ns3_backend import Ns3Options
+from inference_serving.speculation import Speculation
 
 DEFAULT_PREFIX_CHUNK_TOKENS = 256
 
@@ -35,6 +36,8 @@ class SchedulerSettings:
     skip_prefill: bool = False
     enable_prefix_caching: bool = False
     async_scheduling: bool = False
+    speculation: Speculation | None = None
+    """Drafts that decoding requests verify; None: one token an iteration."""
 
     @property
     def token_budget(self) -> int:

@@ -226,12 +226,12 @@ class TraceGenerator:
         """
         tokens = batch.total_tokens
         durations_ns, experts = self._layer_times.of(tokens).copy(), None
-        attention = (*batch.prefill_chunks(), batch.decode_kv())
+        attention = batch.attention()
         attention_ns = self._latency.attention_ns(*attention)
         durations_ns[_ATTENTION] = attention_ns
         shape = self._shape(batch.layer_group, tuple(sorted(kv_tokens)), decode_instances, tuple(moves))
         self._provenance.count(batch, len(shape.blocks), attention, attention_ns)
-        durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
+        durations_ns[_LM_HEAD] = self._layer_times.of(batch.logit_rows)[_LM_HEAD]
         sizes = self._sizes(shape, batch, kv_tokens)
         for move, moved in zip(shape.moves, moves.values(), strict=True):
             sizes[move.access.slot] = moved
@@ -268,7 +268,7 @@ class TraceGenerator:
     def _sizes(self, shape: TraceShape, batch: Batch, kv_tokens: Mapping[int, int]) -> Int64Array:
         sizes = shape.fixed_sizes.copy()
         sizes[TOKEN_IDS_SLOT] = batch.total_tokens * TOKEN_ID_BYTES
-        sizes[SAMPLED_IDS_SLOT] = batch.sequences * TOKEN_ID_BYTES
+        sizes[SAMPLED_IDS_SLOT] = batch.logit_rows * TOKEN_ID_BYTES
         sizes[ALL_REDUCE_SLOT] = batch.total_tokens * self._hidden_bytes
         for target in shape.targets:
             tokens = kv_tokens[target.instance.instance_id]
