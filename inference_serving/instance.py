@@ -11,7 +11,9 @@ from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.gate_function import ExpertRouting
 from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
+from inference_serving.kv_channels import KvChannels
 from inference_serving.kv_tiers import KvTiers
+from inference_serving.pim_trace import offloaded_attention
 from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
@@ -111,6 +113,8 @@ class Instance:
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
         self.backlog = PrefillBacklog(self.scheduler, costs)
         self.traces = TraceGenerator(spec, costs.latency, routing)
+        offloaded = offloaded_attention(spec)
+        self.kv_channels = None if offloaded is None else KvChannels(offloaded.times.groups)
         self.in_flight: InFlight | None = None
         self.ahead: Formed | None = None
         self.host_free_ns = 0

@@ -115,7 +115,8 @@ class Batch:
     The arrays have one entry per row of the scheduler's running table, in running order; a grant of 0
     means that the row sits this iteration out. ``sequences`` counts the rows that do not, ``prompt_tokens``
     the tokens of rows that are still in their prompt. ``layer_group`` says which blocks run; all numbers are
-    those of the whole iteration in each of its groups, and are done with the last.
+    those of the whole iteration in each of its groups, and are done with the last. ``kv_groups`` has the channels
+    of each row's KV where attention is offloaded, see :class:`~inference_serving.kv_channels.KvChannels`.
     """
 
     grants: Int64Array
@@ -124,6 +125,7 @@ class Batch:
     prompt_tokens: int
     sequences: int
     layer_group: LayerGroup = WHOLE_MODEL
+    kv_groups: Int64Array | None = None
 
     def prefill_chunks(self) -> tuple[Int64Array, Int64Array]:
         """Chunk lengths and the tokens already cached before them, of the rows that run a chunk."""

@@ -18,13 +18,16 @@ from inference_serving.expert_times import ExpertTally, ExpertTimes, ExpertWork,
 from inference_serving.gate_function import Balanced, ExpertRouting
 from inference_serving.layer_group import LayerGroup
 from inference_serving.layer_times import LayerTimes, ProvenanceTally, token_layers
+from inference_serving.pim_trace import offloaded_attention
 from inference_serving.placement import EXPERTS
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import (
+    ALL_ON_NPU,
     ALL_REDUCE_SLOT,
     DURATION_SLOT,
     SAMPLED_IDS_SLOT,
     TOKEN_IDS_SLOT,
+    AttentionSplit,
     KvMove,
     KvMoveKind,
     RowShape,
@@ -38,6 +41,8 @@ TOKEN_ID_BYTES = 4
 NO_MOVES: Mapping[KvMoveKind, int] = MappingProxyType({})
 _ATTENTION = DURATION_SLOT["attn"]
 _LM_HEAD = DURATION_SLOT["lm_head"]
+_NONE: Int64Array = np.empty(0, dtype=np.int64)
+_ShapeKey = tuple[LayerGroup, tuple[int, ...], tuple[KvMoveKind, ...], AttentionSplit]
 _SHOWN_BY_OUTPUT = frozenset(("attn", "act_fn"))
 _OWN_OUTPUT = frozenset(("v_proj", "rope"))
 
@@ -195,7 +200,8 @@ class TraceGenerator:
         self._provenance = ProvenanceTally(latency, instance.model)
         self._experts = _expert_times(instance, latency, routing)
         self._expert_tally = ExpertTally()
-        self._shapes: dict[tuple[LayerGroup, tuple[int, ...], tuple[KvMoveKind, ...]], TraceShape] = {}
+        self._offloaded = offloaded_attention(instance)
+        self._shapes: dict[_ShapeKey, TraceShape] = {}
         self._kv_layer_bytes = kv_bytes_per_token(
             instance.model, instance.tp_size, instance.precision.kv_bits
         )
@@ -218,11 +224,14 @@ class TraceGenerator:
         """
         tokens = batch.total_tokens
         durations_ns, experts = self._layer_times.of(tokens).copy(), None
-        attention = (*batch.prefill_chunks(), batch.decode_kv())
-        attention_ns = self._latency.attention_ns(*attention)
+        attention, split = (*batch.prefill_chunks(), batch.decode_kv()), ALL_ON_NPU
+        if self._offloaded is not None:
+            attention, split = (*batch.prefill_chunks(), _NONE), self._offloaded.split(batch)
+        attention_ns = self._latency.attention_ns(*attention) if split.on_npu else 0
         durations_ns[_ATTENTION] = attention_ns
-        shape = self._shape(batch.layer_group, tuple(sorted(kv_tokens)), decode_instances, tuple(moves))
-        self._provenance.count(batch, len(shape.blocks), attention, attention_ns)
+        key = batch.layer_group, tuple(sorted(kv_tokens)), tuple(moves), split
+        shape = self._shapes.get(key) or self._build_shape(key, decode_instances)
+        self._provenance.count(batch, len(shape.blocks), attention if split.on_npu else None, attention_ns)
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
         sizes = self._sizes(shape, batch, kv_tokens)
         for move, moved in zip(shape.moves, moves.values(), strict=True):
@@ -232,6 +241,9 @@ class TraceGenerator:
             durations_ns = np.concatenate([durations_ns, experts.durations_ns])
             self._expert_tally.count(experts, shape.blocks_of_draw)
             self._add_expert_sizes(sizes, shape, tokens, experts, wave)
+        if self._offloaded is not None and split.in_memory:
+            channel_ns = self._offloaded.channel_ns(batch)
+            durations_ns = np.concatenate([durations_ns[: shape.first_pim_slot], channel_ns])
         return Trace(shape, durations_ns, sizes, tokens, experts)
 
     @property
@@ -265,24 +277,19 @@ class TraceGenerator:
                 sizes[slot] = transfer.bytes_for(
                     tokens, self._instance.model, self._instance.precision.kv_bits
                 )
-        if shape.streams_kv is not None:
+        if self._offloaded is not None:
+            self._offloaded.add_sizes(sizes, shape, batch)
+        elif shape.streams_kv is not None:
             read, write = shape.streams_kv
             sizes[read.slot] = self._kv_layer_bytes * int(batch.context.dot(batch.grants > 0))
             sizes[write.slot] = self._kv_layer_bytes * batch.total_tokens
         return sizes
 
-    def _shape(
-        self,
-        layer_group: LayerGroup,
-        targets: tuple[int, ...],
-        decode_instances: Mapping[int, InstanceSpec],
-        moves: tuple[KvMoveKind, ...],
-    ) -> TraceShape:
-        key = layer_group, targets, moves
-        if key not in self._shapes:
-            receivers = tuple(decode_instances[target] for target in targets)
-            draws = 1 if self._experts is None else self._experts.draws
-            self._shapes[key] = build_shape(self._instance, receivers, layer_group, moves, draws)
+    def _build_shape(self, key: _ShapeKey, decode_instances: Mapping[int, InstanceSpec]) -> TraceShape:
+        layer_group, targets, moves, attention = key
+        receivers = tuple(decode_instances[target] for target in targets)
+        draws = 1 if self._experts is None else self._experts.draws
+        self._shapes[key] = build_shape(self._instance, receivers, layer_group, moves, draws, attention)
         return self._shapes[key]
 
 
