@@ -46,6 +46,8 @@ class InstanceSpec:
     """Instances of one group run their iterations together."""
     pim: PimSpec | None = None
     """The memory in which its decode attention runs; None: its NPUs do that too."""
+    interleaves: bool = False
+    """Whether its NPUs work on one half of a batch while that memory works on the other."""
 
     @property
     def tp_size(self) -> int:

@@ -127,6 +127,7 @@ class _Builder:
             ep_size=ep_size,
             dp_group=section.dp_group,
             pim=pim,
+            interleaves=pim is not None and self._config.sub_batch_interleaving,
         )
 
     def _model(self, path: str, section: InstanceSection) -> ModelConfig:

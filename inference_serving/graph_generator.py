@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from astra_sim import CollectiveKind, Graph, Node, NodeKind
+from inference_serving.interleaved_graphs import take_turns
 from inference_serving.kv_transfer import HeadTransfer
 from inference_serving.placement import HOST_MEMORY
 from inference_serving.trace_shape import (
@@ -29,6 +30,8 @@ from inference_serving.trace_shape import (
 
 def build_graphs(shape: TraceShape) -> list[Graph]:
     """One graph per NPU of ``shape.npus``, in that order."""
+    if shape.halves:
+        return [_interleaved(shape.halves, rank) for rank in range(shape.instance.tp_size)]
     graphs = [_RankGraph(shape, rank).build() for rank in range(shape.instance.tp_size)]
     for target in shape.targets:
         graphs += [_receive_graph(shape, target, rank) for rank in range(target.instance.tp_size)]
@@ -68,6 +71,14 @@ def _moved(graph: Graph, first: int, durations: int, sizes: int, shape: TraceSha
     )
 
 
+def _interleaved(halves: Sequence[TraceShape], rank: int) -> Graph:
+    """The graph of one rank on which two sub-batches take turns."""
+    first, second = (_RankGraph(half, rank) for half in halves)
+    one, other = halves
+    moved = _moved(second.build(), 0, one.duration_slots, one.size_slots, other)
+    return take_turns(first.build(), first.attention_ends, moved, second.attention_ends)
+
+
 class _RankGraph:
     """Builds the graph of one of the instance's own ranks, row by row."""
 
@@ -81,6 +92,8 @@ class _RankGraph:
         self._stage = -1
         self._stage_ends: dict[int, tuple[int, ...]] = {}
         self._sent_to_pim = -1
+        self.attention_ends: list[int] = []
+        """Numbers of nodes up to the end of each block's attention."""
 
     def build(self) -> Graph:
         self._add_moves("kv_evict", NodeKind.MEM_STORE)
@@ -104,6 +117,8 @@ class _RankGraph:
             self._sent_to_pim = self._access(NodeKind.MEM_STORE, f"{row.name}_to_pim", row.to_pim, computed)
         if row.from_pim is not None:
             self._add_pim(row, row.from_pim)
+        if row.layer == "attn":
+            self.attention_ends.append(len(self._nodes))
         if row.kv_write is not None:
             self._access(NodeKind.MEM_STORE, f"{row.name}_kv_store", row.kv_write, computed)
         if row.kv_ready:

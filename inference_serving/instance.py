@@ -24,6 +24,7 @@ from inference_serving.request import Batch, Request
 from inference_serving.routing_target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
+from inference_serving.sub_batches import SubBatchTraces
 from inference_serving.trace_generator import NO_MOVES, TraceGenerator
 from inference_serving.trace_shape import KvMoveKind
 
@@ -112,7 +113,8 @@ class Instance:
         self.tiers = self.kv_cache.tiers = tiers
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
         self.backlog = PrefillBacklog(self.scheduler, costs)
-        self.traces = TraceGenerator(spec, costs.latency, routing)
+        generator = SubBatchTraces if spec.interleaves else TraceGenerator
+        self.traces: TraceGenerator = generator(spec, costs.latency, routing)
         offloaded = offloaded_attention(spec)
         self.kv_channels = None if offloaded is None else KvChannels(offloaded.times.groups)
         self.in_flight: InFlight | None = None

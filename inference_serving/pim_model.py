@@ -121,3 +121,9 @@ class ChannelTimes:
         of_group = np.bincount(groups, weights=head_ns, minlength=self.groups)
         times: Int64Array = np.rint(of_group @ self._heads_of_group).astype(np.int64)
         return times
+
+    def heads(self, groups: Int64Array) -> Int64Array:
+        """K/V heads of requests of these groups on each channel, shape ``[channels]``."""
+        counts = np.bincount(groups, minlength=self.groups) @ self._heads_of_group
+        heads: Int64Array = counts.astype(np.int64)
+        return heads

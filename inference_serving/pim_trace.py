@@ -32,14 +32,14 @@ class OffloadedAttention:
             in_memory=bool(np.count_nonzero(batch.grants == 1)),
         )
 
-    def channel_ns(self, batch: Batch) -> Int64Array:
-        """Time of one layer on each channel of a rank, shape ``[channels]``."""
+    def work(self, batch: Batch) -> tuple[Int64Array, Int64Array]:
+        """One layer on each channel of a rank, shapes ``[channels]``: ns, and K/V heads of all requests there."""
         single = batch.grants == 1
         if batch.kv_groups is None:  # a prediction of a batch of nobody: spread evenly
             groups = np.arange(np.count_nonzero(single)) % self.times.groups
         else:
             groups = batch.kv_groups[single]
-        return self.times.of(batch.decode_kv(), groups)
+        return self.times.of(batch.decode_kv(), groups), self.times.heads(groups)
 
     def add_sizes(self, sizes: Int64Array, shape: TraceShape, batch: Batch) -> None:
         """Enter what each NPU moves in a layer.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -30,6 +30,7 @@ from inference_serving.trace_shape import (
     AttentionSplit,
     KvMove,
     KvMoveKind,
+    MemoryAccess,
     RowShape,
     TraceShape,
     build_shape,
@@ -64,6 +65,10 @@ class TraceRow:
     misc: str = "NONE"
     expert: int | None = None
     """Group of experts whose section the row is; None: it is in none."""
+    pim_channel: int | None = None
+    """Channel of host memory that computes the row; None: the NPU does."""
+    sub_batch: int | None = None
+    """Half of the batch; None: it is not split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +81,31 @@ class Trace:
     tokens: int
     experts: ExpertWork | None = None
     """What the experts do; None for a dense model."""
+    pim_tasks: Int64Array | None = None
+    """How many K/V heads of how many requests each channel of a rank has; None: attention is on the NPU."""
+    halves: tuple[Trace, ...] = ()
+    """The two sub-batches whose numbers these are, one after the other, if it is split."""
 
     def rows(self) -> Iterator[TraceRow]:
         """Typed rows in execution order, as the published text trace shows them (one rank's sizes).
 
         A row's output is the next row's input; k and v results meet in rope, so v_proj shows its own. The last
         row of a layer group shows its own, too: the hidden states that the next group takes in. KV that is loaded
-        or evicted comes first, KV that is stored last.
+        or evicted comes first, KV that is stored last. Sub-batches follow one another.
         """
+        for number, half in enumerate(self.halves):
+            yield from (replace(row, sub_batch=number) for row in half.rows())
+        if self.halves:
+            return
         layers = self.shape.rows
         yield from (self._move_row(move) for move in self.shape.moves if move.kind.name != "kv_store")
         for row, following in zip(layers, (*layers[1:], None), strict=True):
             if row.layer == EXPERTS:
                 yield from self._expert_rows(row)
-            else:
+            elif row.on_npu:
                 yield self._row(row, following)
+            if row.from_pim is not None:
+                yield from self._pim_rows(row, row.from_pim)
         yield from (self._move_row(move) for move in self.shape.moves if move.kind.name == "kv_store")
 
     def _move_row(self, move: KvMove) -> TraceRow:
@@ -153,6 +168,33 @@ class Trace:
                 expert=rank,
             )
 
+    def _pim_rows(self, row: RowShape, results: MemoryAccess) -> Iterator[TraceRow]:
+        """Attention in memory as in the published trace: a section for each channel of a rank.
+
+        Input is what was sent there (queries and new KV), output the results.
+        """
+        assert self.pim_tasks is not None
+        assert self.shape.pim_rows is not None
+        stem, number = row.name.rsplit("_", 1)
+        sent, _ = self.shape.pim_rows
+        tasks = int(self.pim_tasks.sum())
+        for index, channel in enumerate(self.shape.pim_channels[0]):
+            place = f"REMOTE:{self.shape.instance.node_id}.{channel}"
+            own = int(self.pim_tasks[index])
+            yield TraceRow(
+                name=f"{stem}_{int(number) + row.on_npu + 2 * index + 1}",
+                comp_ns=int(self.durations_ns[self.shape.first_pim_slot + index]),
+                input_loc=place,
+                input_bytes=int(self.sizes[sent.slot]) * own // tasks,
+                weight_loc="LOCAL",
+                weight_bytes=0,
+                output_loc=place,
+                output_bytes=int(self.sizes[results.slot]) * own // tasks,
+                comm_type="NONE",
+                comm_bytes=0,
+                pim_channel=channel,
+            )
+
     def _input_bytes(self, row: RowShape) -> int:
         if row.loads_token_ids:
             return int(self.sizes[TOKEN_IDS_SLOT])
@@ -178,10 +220,12 @@ class Trace:
             return "ALLREDUCE", int(self.sizes[ALL_REDUCE_SLOT]), "NONE"
         if row.kv_ready:
             return "SEND", int(self.sizes[self.shape.kv_sent_slots].sum()), "KV"
-        for name, access in (("KV_READ", row.kv_read), ("KV_WRITE", row.kv_write)):
-            if access is not None:
-                column = access.place.column(self.shape.instance.node_id)
-                return "NONE", 0, f"{name}:{column}:{self.sizes[access.slot]}"
+        named = (("KV_READ", row.kv_read), ("KV_WRITE", row.kv_write), ("TO_PIM", row.to_pim))
+        moved = [(name, access) for name, access in named if access is not None]
+        if moved:
+            node = self.shape.instance.node_id
+            moves = (f"{name}:{one.place.column(node)}:{self.sizes[one.slot]}" for name, one in moved)
+            return "NONE", 0, ",".join(moves)
         if row.dispatches or row.combines:
             size = int(self.sizes[self.shape.all_to_all_slot(row.draw)])
             return "ALLTOALL", size, "ALLGATHER" if row.combines else "NONE"
@@ -241,10 +285,11 @@ class TraceGenerator:
             durations_ns = np.concatenate([durations_ns, experts.durations_ns])
             self._expert_tally.count(experts, shape.blocks_of_draw)
             self._add_expert_sizes(sizes, shape, tokens, experts, wave)
+        pim_tasks = None
         if self._offloaded is not None and split.in_memory:
-            channel_ns = self._offloaded.channel_ns(batch)
-            durations_ns = np.concatenate([durations_ns[: shape.first_pim_slot], channel_ns])
-        return Trace(shape, durations_ns, sizes, tokens, experts)
+            channel_ns, pim_tasks = self._offloaded.work(batch)
+            durations_ns = np.concatenate([durations_ns, channel_ns])
+        return Trace(shape, durations_ns, sizes, tokens, experts, pim_tasks)
 
     @property
     def instance(self) -> InstanceSpec:
