@@ -5,14 +5,16 @@ An offloaded instance keeps all KV in its node's host memory, whose channels run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from astra_sim.input_error import InputError
+from inference_serving.cluster import InstanceSpec
 from inference_serving.cluster_schema import CpuMemory, InstanceSection
 from inference_serving.memory_model import GIB
 from inference_serving.pim_device import load_device
-from inference_serving.pim_model import PimSpec
+from inference_serving.pim_model import PimSpec, channels_in_unison
 from inference_serving.placement import CPU, Placement, PlacementSection
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 
@@ -62,6 +64,15 @@ def pim_of_instance(
             f"{section.dp_group!r}: {_FLAG} is not supported yet for data-parallel groups; drop one of the two",
         )
     return pim
+
+
+def in_unison(pim: PimSpec | None, instances: Sequence[InstanceSpec]) -> list[InstanceSpec]:
+    """Instances of one node, which now know how many of its channels ``pim`` always work alike."""
+    users = [(spec.model, spec.tp_size) for spec in instances if spec.pim is not None]
+    if pim is None or not users:
+        return list(instances)
+    together = replace(pim, unison=channels_in_unison(pim, users))
+    return [replace(spec, pim=None if spec.pim is None else together) for spec in instances]
 
 
 def check_settings(file: Path, path: str, settings: SchedulerSettings) -> None:

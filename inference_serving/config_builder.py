@@ -9,6 +9,7 @@ from pathlib import Path
 from astra_sim.input_error import InputError, read_json_object, validated
 from inference_serving.attention_offloading import (
     check_settings,
+    in_unison,
     pim_of_instance,
     pim_of_node,
     with_kv_in_memory,
@@ -79,10 +80,11 @@ class _Builder:
         return settle_places(cluster)
 
     def _node(self, node_id: int, node: NodeSection) -> NodeSpec:
-        first, field = self._npus, f"nodes[{node_id}].cpu_mem"
+        first, known, field = self._npus, len(self._instances), f"nodes[{node_id}].cpu_mem"
         self._pim = pim_of_node(self._file, field, node.cpu_mem, self._config)
         for index, instance in enumerate(node.instances):
             self._instances.append(self._instance(node_id, f"nodes[{node_id}].instances[{index}]", instance))
+        self._instances[known:] = in_unison(self._pim, self._instances[known:])
         return NodeSpec(
             node_id,
             tuple(range(first, self._npus)),

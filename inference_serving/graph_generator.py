@@ -183,7 +183,10 @@ class _RankGraph:
         self._last = (node_id,)
 
     def _add_pim(self, row: RowShape, results: MemoryAccess) -> None:
-        """Attention in memory: all channels of the rank at once, then the results come back."""
+        """Attention in memory: all channels of the rank at once, then the results come back.
+
+        A node is at the first of the channels that work in unison, and stands for all of them.
+        """
         first = len(self._nodes)
         channels = self._shape.pim_channels[self._rank]
         self._nodes += [

@@ -6,7 +6,7 @@ independent, so they run side by side on as many channels. See docs/pim.md for w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import gcd
 from types import MappingProxyType
@@ -66,10 +66,15 @@ def attention_line(device: PimDevice) -> AttentionLine:
 
 @dataclass(frozen=True, slots=True)
 class PimSpec:
-    """The memory in which an instance's decode attention runs: ``channels`` equal channels of its node."""
+    """The memory in which an instance's decode attention runs: ``channels`` equal channels of its node.
+
+    ``unison`` neighbouring channels always work alike (:func:`channels_in_unison`), so that one node of the graph, at
+    the first of them, stands for all.
+    """
 
     device: PimDevice
     channels: int
+    unison: int = 1
 
     @staticmethod
     def of(device: PimDevice, memory_bytes: int) -> PimSpec:
@@ -94,6 +99,24 @@ class PimSpec:
             return (rank % self.channels,)
         return tuple(range(rank * share, (rank + 1) * share))
 
+    def leaders_of_rank(self, rank: int, tp_size: int) -> tuple[int, ...]:
+        """Of these, the first of each ``unison``."""
+        return self.channels_of_rank(rank, tp_size)[:: self.unison]
+
+
+def channels_in_unison(pim: PimSpec, users: Iterable[tuple[ModelConfig, int]]) -> int:
+    """How many neighbouring channels always have equally many heads of each request, for all (model, TP size) users.
+
+    Groups begin at multiples of the greatest common divisor of a rank's channels and heads, and have consecutive
+    heads.
+    """
+    return gcd(*(gcd(*_channels_and_heads(pim, model, tp_size)) for model, tp_size in users)) or 1
+
+
+def _channels_and_heads(pim: PimSpec, model: ModelConfig, tp_size: int) -> tuple[int, int]:
+    """Channels and K/V heads of one rank."""
+    return len(pim.channels_of_rank(0, tp_size)), heads_per_rank(model, tp_size)[1]
+
 
 class ChannelTimes:
     """Attention times of the channels of one rank; every rank of an instance has the same.
@@ -103,27 +126,26 @@ class ChannelTimes:
     """
 
     def __init__(self, spec: PimSpec, model: ModelConfig, tp_size: int, kv_bits: int) -> None:
-        _, heads = heads_per_rank(model, tp_size)
-        self.channels = len(spec.channels_of_rank(0, tp_size))
-        self.groups = self.channels // gcd(self.channels, heads)
+        channels, heads = _channels_and_heads(spec, model, tp_size)
+        self.groups = channels // gcd(channels, heads)
         line = attention_line(spec.device)
         share = 2 * model.head_dim * kv_bits / 8 / REFERENCE_TOKEN_BYTES
         self._head_slope_ns, self._head_fixed_ns = line.slope_ns * share, line.fixed_ns * share
-        held = np.zeros((self.groups, self.channels))
+        held = np.zeros((self.groups, channels))
         for group in range(self.groups):
             for head in range(heads):
-                held[group, (group * heads + head) % self.channels] += 1
-        self._heads_of_group: NDArray[np.float64] = held
+                held[group, (group * heads + head) % channels] += 1
+        self._heads_of_group: NDArray[np.float64] = held[:, :: spec.unison]
 
     def of(self, kv_tokens: Int64Array, groups: Int64Array) -> Int64Array:
-        """ns of one layer on each channel, shape ``[channels]``, for requests of these contexts and groups."""
+        """ns of one layer on each leading channel of a rank, for requests of these contexts and groups."""
         head_ns = self._head_slope_ns * kv_tokens + self._head_fixed_ns
         of_group = np.bincount(groups, weights=head_ns, minlength=self.groups)
         times: Int64Array = np.rint(of_group @ self._heads_of_group).astype(np.int64)
         return times
 
     def heads(self, groups: Int64Array) -> Int64Array:
-        """K/V heads of requests of these groups on each channel, shape ``[channels]``."""
+        """K/V heads of requests of these groups on each leading channel of a rank."""
         counts = np.bincount(groups, minlength=self.groups) @ self._heads_of_group
         heads: Int64Array = counts.astype(np.int64)
         return heads

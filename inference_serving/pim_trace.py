@@ -33,7 +33,7 @@ class OffloadedAttention:
         )
 
     def work(self, batch: Batch) -> tuple[Int64Array, Int64Array]:
-        """One layer on each channel of a rank, shapes ``[channels]``: ns, and K/V heads of all requests there."""
+        """One layer on each leading channel of a rank: ns, and K/V heads of all requests there."""
         single = batch.grants == 1
         if batch.kv_groups is None:  # a prediction of a batch of nobody: spread evenly
             groups = np.arange(np.count_nonzero(single)) % self.times.groups

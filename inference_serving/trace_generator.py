@@ -82,7 +82,7 @@ class Trace:
     experts: ExpertWork | None = None
     """What the experts do; None for a dense model."""
     pim_tasks: Int64Array | None = None
-    """How many K/V heads of how many requests each channel of a rank has; None: attention is on the NPU."""
+    """K/V heads of requests on each leading channel of a rank; None: attention is on the NPU."""
     halves: tuple[Trace, ...] = ()
     """The two sub-batches whose numbers these are, one after the other, if it is split."""
 
@@ -173,17 +173,19 @@ class Trace:
 
         Input is what was sent there (queries and new KV), output the results.
         """
+        instance = self.shape.instance
         assert self.pim_tasks is not None
         assert self.shape.pim_rows is not None
+        assert instance.pim is not None
         stem, number = row.name.rsplit("_", 1)
         sent, _ = self.shape.pim_rows
-        tasks = int(self.pim_tasks.sum())
-        for index, channel in enumerate(self.shape.pim_channels[0]):
-            place = f"REMOTE:{self.shape.instance.node_id}.{channel}"
-            own = int(self.pim_tasks[index])
+        tasks = int(self.pim_tasks.sum()) * instance.pim.unison
+        for index, channel in enumerate(instance.pim.channels_of_rank(0, instance.tp_size)):
+            place, leader = f"REMOTE:{instance.node_id}.{channel}", index // instance.pim.unison
+            own = int(self.pim_tasks[leader])
             yield TraceRow(
                 name=f"{stem}_{int(number) + row.on_npu + 2 * index + 1}",
-                comp_ns=int(self.durations_ns[self.shape.first_pim_slot + index]),
+                comp_ns=int(self.durations_ns[self.shape.first_pim_slot + leader]),
                 input_loc=place,
                 input_bytes=int(self.sizes[sent.slot]) * own // tasks,
                 weight_loc="LOCAL",

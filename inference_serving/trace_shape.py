@@ -162,13 +162,11 @@ class TraceShape:
 
     @cached_property
     def pim_channels(self) -> tuple[tuple[int, ...], ...]:
-        """Channels that run the attention of each of the instance's ranks; empty if none does."""
+        """Leading channels that run the attention of each of the instance's ranks; empty if none does."""
         instance = self.instance
         if instance.pim is None or self.pim_rows is None:
             return ()
-        return tuple(
-            instance.pim.channels_of_rank(rank, instance.tp_size) for rank in range(instance.tp_size)
-        )
+        return tuple(instance.pim.leaders_of_rank(rank, instance.tp_size) for rank in range(instance.tp_size))
 
     @cached_property
     def first_pim_slot(self) -> int:

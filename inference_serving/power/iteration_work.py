@@ -38,7 +38,7 @@ class IterationWork:
         return self._runs(in_memory=False)
 
     def pim_runs(self) -> FloatArray:
-        """How often all channels together that compute in memory spend each duration slot."""
+        """How often the leading channels that compute in memory spend each duration slot, all together."""
         return self._runs(in_memory=True)
 
     def _runs(self, *, in_memory: bool) -> FloatArray:

@@ -12,6 +12,7 @@ from inference_serving.pim_model import (
     PUBLISHED_LINES,
     ChannelTimes,
     PimSpec,
+    channels_in_unison,
     derived_line,
 )
 from llm_profile.model_config import load_model_config
@@ -66,6 +67,28 @@ def test_requests_of_a_channel_take_turns():
     three = spread.of(tokens(100, 100, 100), tokens(3, 3, 5))
     assert three.max() == pytest.approx(2 * one.max(), abs=1)
     assert np.count_nonzero(three) == 16
+
+
+@pytest.mark.parametrize(
+    ("channels", "users", "unison"),
+    [
+        (64, [(LLAMA, 1)], 8),
+        (64, [(LLAMA, 1), (LLAMA, 4)], 2),
+        (12, [(LLAMA, 1)], 4),
+        (7, [(LLAMA, 1)], 1),
+        (4, [(LLAMA, 1)], 4),
+    ],
+)
+def test_channels_that_work_in_unison_are_one_node(channels, users, unison):
+    """Leaving the others out leaves the times of the first of each."""
+    apart = PimSpec(DDR4, channels)
+    assert channels_in_unison(apart, users) == unison
+    for model, tp_size in users:
+        every, some = (ChannelTimes(PimSpec(DDR4, channels, one), model, tp_size, 16) for one in (1, unison))
+        groups = np.arange(every.groups).repeat(2)
+        kv = 100 * (1 + np.arange(len(groups)))
+        found = every.of(kv, groups)
+        assert found.tolist() == some.of(kv, groups).repeat(unison).tolist()
 
 
 def test_channels_are_as_many_as_make_up_the_memory():

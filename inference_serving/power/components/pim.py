@@ -16,8 +16,9 @@ class PimPower(PowerComponent):
         self._j_per_ns = dynamic_w * 1e-9
 
     def energy_per_ns(self, work: IterationWork) -> FloatArray:
-        """Every channel of every rank."""
-        return work.pim_runs() * self._j_per_ns
+        """Every channel of every rank; a node of the graph stands for those that work in unison."""
+        pim = work.shape.instance.pim
+        return work.pim_runs() * (self._j_per_ns * (pim.unison if pim is not None else 0))
 
 
 @register_component("pim")
