@@ -61,10 +61,14 @@ class ProvenanceTally:
         self._iterations_of: Counter[tuple[int, int, LayerGroup]] = Counter()
         self._attention_ns: Counter[Source] = Counter()
 
-    def count(self, batch: Batch, blocks: int, attention: AttentionWork, ns: int) -> None:
-        """Note one iteration of ``blocks`` blocks, whose ``attention`` (chunks, context, decodes) takes ``ns`` each."""
+    def count(self, batch: Batch, blocks: int, attention: AttentionWork | None, ns: int) -> None:
+        """Note one iteration of ``blocks`` blocks, whose ``attention`` (chunks, context, decodes) takes ``ns`` each.
+
+        None: the NPUs have none of it.
+        """
         self._iterations_of[batch.total_tokens, batch.logit_rows, batch.layer_group] += 1
-        self._attention_ns[self._latency.attention_source(*attention)] += ns * blocks
+        if attention is not None:
+            self._attention_ns[self._latency.attention_source(*attention)] += ns * blocks
 
     def time_ns(self, times: LayerTimes) -> Mapping[Source, int]:
         """Compute time so far by provenance, collectives and step overheads left out."""

@@ -81,6 +81,7 @@ def plan_memory(
     weights = weight_bytes(model, tp_size, precision.weight_bits, ep_size)
     if placement is not None and not placement.is_plain:
         kv_layers = sum(block.kv == NPU for block in placement.blocks)
+    if placement is not None and not placement.keeps_weights:
         weights = weight_bytes_by_place(model, tp_size, precision, placement).get(NPU, 0)
         weights += prefetch_buffer_bytes(model, tp_size, precision, placement)
     return MemoryPlan(

@@ -106,12 +106,17 @@ class Placement:
     @cached_property
     def is_plain(self) -> bool:
         """Whether everything stays on the NPU, and nothing is loaded."""
-        return self.keeps_kv and not self.loads_local and all(place == NPU for place in self.weights)
+        return self.keeps_kv and self.keeps_weights
 
     @cached_property
     def keeps_kv(self) -> bool:
         """Whether all KV of running requests is on the NPU."""
         return all(block.kv == NPU for block in self.blocks)
+
+    @cached_property
+    def keeps_weights(self) -> bool:
+        """Whether all weights are on the NPU, and none are loaded."""
+        return not self.loads_local and all(place == NPU for place in self.weights)
 
     @cached_property
     def swaps(self) -> bool:

@@ -268,11 +268,6 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
     ("section", "changes", "message"),
     [
         (
-            "cpu_mem",
-            {"pim_config": "DDR4_8GB_3200"},
-            f"nodes[0].cpu_mem.pim_config: processing in memory {NOT_YET}",
-        ),
-        (
             "instance",
             {"npu_num": 2, "npu_group": 2},
             f"{AT}.npu_group: pipeline parallelism (2 groups) {NOT_YET}",
