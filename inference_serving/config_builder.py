@@ -143,7 +143,6 @@ class _Builder:
         return model
 
     def _placement(self, path: str, section: InstanceSection, model: ModelConfig) -> Placement:
-        self._refuse_experts_elsewhere(path, section, model)
         loads_local = self._config.local_offloading
         devices = self._cxl.devices if self._cxl is not None else 0
         if section.placement is None:
@@ -159,24 +158,6 @@ class _Builder:
                 "kv_loc: KV lands on the NPUs of a decode instance; set it to npu",
             )
         return placement
-
-    def _refuse_experts_elsewhere(self, path: str, section: InstanceSection, model: ModelConfig) -> None:
-        if not model.is_moe:
-            return
-        if section.placement is not None and not section.placement.names_only_npu:
-            raise InputError(
-                self._file,
-                f"{path}.placement",
-                f"{model.name}: weights and KV elsewhere than on the NPU are not supported yet for "
-                "mixture-of-experts models; remove the field, or use npu everywhere",
-            )
-        if self._config.local_offloading:
-            raise InputError(
-                self._file,
-                f"{path}.model_name",
-                f"{model.name}: --enable-local-offloading is not supported yet for mixture-of-experts models; "
-                "drop the flag, or use a dense model",
-            )
 
     def _ep_size(self, path: str, section: InstanceSection, model: ModelConfig) -> int:
         """Ranks over which the experts are spread; whatever does not divide evenly is refused."""

@@ -69,14 +69,21 @@ def _unlike(group: tuple[InstanceSpec, ...]) -> str | None:
 
 
 def _without_waves(group: tuple[InstanceSpec, ...], config: SimulationConfig) -> str | None:
-    if any(spec.role is not Role.COLOCATED for spec in group):
-        return "data parallelism with pd_type is not supported yet; set pd_type to null"
-    if any(spec.scheduler.async_scheduling for spec in group):
-        return "data parallelism with asynchronous scheduling is not supported yet; turn it off"
-    if config.engine_binary is not None:
-        return "data parallelism needs this project's engine; drop --engine-binary"
-    if config.prefix_storage is not None:
-        return "--prefix-storage is not supported yet for data-parallel groups; drop the flag"
-    if config.dump is not None:
-        return "data parallelism with --dump-traces is not supported yet; drop the flag"
-    return None
+    reasons = {
+        "data parallelism with pd_type is not supported yet; set pd_type to null": any(
+            spec.role is not Role.COLOCATED for spec in group
+        ),
+        "data parallelism with asynchronous scheduling is not supported yet; turn it off": any(
+            spec.scheduler.async_scheduling for spec in group
+        ),
+        "data parallelism needs this project's engine; drop --engine-binary": config.engine_binary
+        is not None,
+        "kv_evict_loc is not supported yet for data-parallel groups; set it to npu in each placement": any(
+            spec.placement.swaps for spec in group
+        ),
+        "--prefix-storage is not supported yet for data-parallel groups; drop the flag": (
+            config.prefix_storage is not None
+        ),
+        "data parallelism with --dump-traces is not supported yet; drop the flag": config.dump is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)

@@ -62,7 +62,9 @@ def _left_after_weights(cluster: Cluster) -> dict[MemoryId, int]:
     for spec in cluster.instances:
         if spec.placement.keeps_weights:
             continue
-        weights = weight_bytes_by_place(spec.model, spec.tp_size, spec.precision, spec.placement)
+        weights = weight_bytes_by_place(
+            spec.model, spec.tp_size, spec.precision, spec.placement, spec.ep_size
+        )
         for place, rank_bytes in weights.items():
             if place != NPU:
                 left[MemoryId.of(place, spec.node_id)] -= rank_bytes * spec.tp_size

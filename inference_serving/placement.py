@@ -70,16 +70,6 @@ class PlacementSection(Section):
     layers: dict[str, PlacementEntry] = Field(default_factory=dict)
     prefetch_blocks: Annotated[int, Field(ge=0, le=10**6)] = 1
 
-    @property
-    def names_only_npu(self) -> bool:
-        """Whether no entry places anything elsewhere."""
-        entries = (self.default, *self.blocks, *self.layers.values())
-        return all(
-            name in (None, "npu")
-            for entry in entries
-            for name in (entry.weights, entry.kv_loc, entry.kv_evict_loc)
-        )
-
 
 class BlockPlaces(NamedTuple):
     """Where one block's KV is while its request runs, and where it goes when the request is preempted."""

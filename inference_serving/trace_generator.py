@@ -166,7 +166,7 @@ class Trace:
                 comp_ns=int(self.durations_ns[self.shape.duration_slot(row, rank)]),
                 input_loc="LOCAL",
                 input_bytes=assignments * sum(shape.input_width for shape in matrices) * element // 8,
-                weight_loc="LOCAL",
+                weight_loc=row.place.column(instance.node_id),
                 weight_bytes=weights * element // 8,
                 output_loc="LOCAL",
                 output_bytes=assignments * sum(shape.output_width for shape in matrices) * element // 8,
