@@ -57,11 +57,14 @@ def derived_line(device: PimDevice) -> AttentionLine:
     return AttentionLine(slope_ns, FIXED_TOKENS * slope_ns)
 
 
-def attention_line(device: PimDevice) -> AttentionLine:
-    """The line that the device's file gives, else the published one of its name, else the derived one."""
+def attention_line(device: PimDevice) -> tuple[AttentionLine, str]:
+    """The line of the device's file (``measured``), else the one ``published`` for its name, else ``derived``."""
     if device.measured is not None:
-        return AttentionLine(device.measured.attention_ns_per_token, device.measured.attention_fixed_ns)
-    return PUBLISHED_LINES.get(device.name) or derived_line(device)
+        times = device.measured
+        return AttentionLine(times.attention_ns_per_token, times.attention_fixed_ns), "measured"
+    if device.name in PUBLISHED_LINES:
+        return PUBLISHED_LINES[device.name], "published"
+    return derived_line(device), "derived"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,11 @@ class PimSpec:
             return (rank % self.channels,)
         return tuple(range(rank * share, (rank + 1) * share))
 
+    def facts(self) -> dict[str, str | int]:
+        """For reports: the device, how many channels of it, and where its attention times come from."""
+        _, source = attention_line(self.device)
+        return {"device": self.device.name, "channels": self.channels, "attention_times": source}
+
     def leaders_of_rank(self, rank: int, tp_size: int) -> tuple[int, ...]:
         """Of these, the first of each ``unison``."""
         return self.channels_of_rank(rank, tp_size)[:: self.unison]
@@ -128,7 +136,7 @@ class ChannelTimes:
     def __init__(self, spec: PimSpec, model: ModelConfig, tp_size: int, kv_bits: int) -> None:
         channels, heads = _channels_and_heads(spec, model, tp_size)
         self.groups = channels // gcd(channels, heads)
-        line = attention_line(spec.device)
+        line, _ = attention_line(spec.device)
         share = 2 * model.head_dim * kv_bits / 8 / REFERENCE_TOKEN_BYTES
         self._head_slope_ns, self._head_fixed_ns = line.slope_ns * share, line.fixed_ns * share
         held = np.zeros((self.groups, channels))

@@ -18,12 +18,13 @@ from evaluation.figure_5 import figure_5
 from evaluation.figure_6 import figure_6
 from evaluation.figure_7 import figure_7
 from evaluation.figure_9 import figure_9
+from evaluation.figure_10 import figure_10
 from evaluation.figures import FIGURES
 from evaluation.inputs import EVALUATION, ROOT, Inputs
 from evaluation.memory_errors import HITS, MEMORY
 from evaluation.published import ABSOLUTE_ERRORS_PERCENT
 from evaluation.real_systems import INTERVALS, Error, error_of
-from evaluation.rows import value_in
+from evaluation.rows import series_in, value_in
 from evaluation.summary import lines_of
 
 REFERENCE = Path(os.environ.get("REFERENCE_DIR") or Path(__file__).parents[3] / "shared" / "reference")
@@ -50,6 +51,20 @@ def test_energy_of_the_components_is_the_energy(tmp_path):
     parts = [row.value for row in rows if row.metric.startswith("component_")]
     assert len(parts) == 7
     assert sum(parts) == pytest.approx(value_in(rows, "A6000 TP1", "energy_kj"))
+
+
+def test_attention_in_memory_saves_energy_and_sub_batches_pay_at_the_peak_only(tmp_path):
+    """The order of docs/pim.md, with both decode kernels of the GPU."""
+    rows = make(undrawn(figure_10.FIGURE), Inputs(output_dir=tmp_path)).rows
+    names = [one.name for one in figure_10.FIGURE.scenarios]
+    by_energy = sorted(names, key=lambda name: value_in(rows, name, "energy_per_token_j"))
+    assert by_energy == ["PIM", "GPU", "PIM+SBI", "GPU (tables)"]
+    by_throughput = sorted(names, key=lambda name: -value_in(rows, name, "mean_throughput_tok_s"))
+    assert by_throughput == ["PIM", "GPU", "PIM+SBI", "GPU (tables)"]
+    peaks = {name: series_in(rows, name, "throughput_tok_s")[1].max() for name in names}
+    assert max(peaks, key=peaks.get) == "PIM+SBI"
+    whole, halves = (value_in(rows, name, "component_pim_energy_kj") for name in ("PIM", "PIM+SBI"))
+    assert halves == pytest.approx(whole, rel=1e-6)  # the same attention, whenever it runs
 
 
 @needs_matplotlib

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pim_clusters import INI
 
 from inference_serving.pim_device import load_device
 from inference_serving.pim_model import (
@@ -125,6 +126,17 @@ def test_what_the_files_say_against_what_was_published(name, slope_error, error_
     guessed = derived.slope_ns * (640 + np.mean(others))
     assert derived.slope_ns / line.slope_ns - 1 == pytest.approx(slope_error, abs=0.001)
     assert guessed / (line.slope_ns * 640 + line.fixed_ns) - 1 == pytest.approx(error_at_640, abs=0.001)
+
+
+def test_where_a_devices_times_come_from_is_reported(tmp_path):
+    plain, measured = tmp_path / "plain.ini", tmp_path / "measured.ini"
+    plain.write_text(INI.split("[pim]")[0])
+    measured.write_text(INI)
+    found = [PimSpec(load_device(str(file)), 2).facts() for file in (DDR4.name, plain, measured)]
+    assert found == [
+        {"device": name, "channels": 2, "attention_times": source}
+        for name, source in ((DDR4.name, "published"), ("plain", "derived"), ("measured", "measured"))
+    ]
 
 
 def test_the_fixed_part_is_the_mean_of_the_published_ones():
