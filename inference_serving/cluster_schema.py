@@ -45,7 +45,10 @@ class CxlMemory(Section):
 
 
 class InstanceSection(Section):
-    """One serving instance; ``npu_num``/``npu_group`` and ``num_npus``/``tp_size``/``pp_size`` say the same."""
+    """One serving instance; ``npu_num``/``npu_group`` and ``num_npus``/``tp_size``/``pp_size`` say the same.
+
+    ``pp_layer_partition`` has the transformer blocks of each pipeline stage, where they are not dealt evenly.
+    """
 
     model_name: str
     hardware: str
@@ -55,6 +58,7 @@ class InstanceSection(Section):
     num_npus: PositiveCount | None = None
     tp_size: PositiveCount | None = None
     pp_size: PositiveCount | None = None
+    pp_layer_partition: list[PositiveCount] | None = None
     ep_size: PositiveCount | None = None
     dp_group: str | None = None
     pd_type: Literal["prefill", "decode"] | None = None
@@ -83,6 +87,11 @@ class InstanceSection(Section):
     def npu_count(self) -> int:
         """NPUs of the instance."""
         return self.npu_num or self.num_npus or (self.tp_size or 1) * self.pipeline_groups
+
+    @property
+    def tensor_parallel(self) -> int:
+        """NPUs of one pipeline stage."""
+        return self.npu_count // self.pipeline_groups
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> InstanceSection:
@@ -156,14 +165,4 @@ def unsupported_fields(cluster: ClusterSection) -> list[tuple[str, str]]:
         path = f"nodes[{node_index}]"
         if node.cpu_mem.pim_config is not None:
             found.append((f"{path}.cpu_mem.pim_config", "processing in memory"))
-        for index, instance in enumerate(node.instances):
-            found += [(f"{path}.instances[{index}].{name}", what) for name, what in _unsupported(instance)]
     return found
-
-
-def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
-    wanted: list[tuple[str, str]] = []
-    if instance.pipeline_groups > 1:
-        field = "pp_size" if instance.pp_size else "npu_group"
-        wanted.append((field, f"pipeline parallelism ({instance.pipeline_groups} groups)"))
-    return wanted

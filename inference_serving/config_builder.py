@@ -10,15 +10,17 @@ from astra_sim.input_error import InputError, read_json_object, validated
 from inference_serving.cluster import Cluster, CxlSpec, InstanceSpec, NodeSpec, Role
 from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
 from inference_serving.expert_parallelism import check_groups, checked_ep_size
-from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
+from inference_serving.memory_model import GIB, MemoryPlan, Precision
 from inference_serving.memory_places import settle_places
 from inference_serving.network_builder import build_network
+from inference_serving.pipeline_config import check_pipelines, checked_partition
 from inference_serving.placement import Placement, all_on_npu, block_rows, resolve
 from inference_serving.policies import check_policy, is_policy, policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.power.schema import NodePower
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
+from inference_serving.stage_memory import Layout, tightest_plan
 from llm_profile.layers import check_tp_size
 from llm_profile.model_config import ModelConfig, load_model_config
 
@@ -35,6 +37,7 @@ def load_cluster(file: Path, config: SimulationConfig) -> Cluster:
     cluster = _Builder(file, config).build(section)
     _check_pairs(cluster)
     check_groups(cluster, config)
+    check_pipelines(cluster, config)
     return cluster
 
 
@@ -56,7 +59,7 @@ class _Builder:
         for node in section.nodes:
             for one in node.instances:
                 if one.dp_group is not None:
-                    self._group_npus[one.dp_group] += one.npu_count
+                    self._group_npus[one.dp_group] += one.tensor_parallel
         nodes = tuple(self._node(index, node) for index, node in enumerate(section.nodes))
         network = build_network(self._file, section, [len(node.npus) for node in nodes])
         cluster = Cluster(
@@ -88,13 +91,19 @@ class _Builder:
         npus = tuple(range(self._npus, self._npus + section.npu_count))
         self._npus += section.npu_count
         try:
-            check_tp_size(model, len(npus))
+            check_tp_size(model, section.tensor_parallel)
         except InputError as error:
             raise InputError(self._file, f"{path}.npu_num", f"{model.name}: {error.message}") from None
+        try:
+            partition = checked_partition(model, section)
+        except InputError as error:
+            raise InputError(self._file, f"{path}.{error.field}", error.message) from None
         settings = self._settings(path, section)
         precision = self._precision(path, section)
         placement = self._placement(path, section, model)
         ep_size = self._ep_size(path, section, model)
+        expert_ranks = max(ep_size, section.tensor_parallel)
+        layout = Layout(model, section.tensor_parallel, placement, expert_ranks, partition)
         return InstanceSpec(
             instance_id=len(self._instances),
             node_id=node_id,
@@ -103,15 +112,14 @@ class _Builder:
             hardware=section.hardware,
             npus=npus,
             mem_bw_gbps=section.npu_mem.mem_bw,
-            memory=self._memory(
-                path, section, model, precision, settings.block_size, placement=placement, ep_size=ep_size
-            ),
+            memory=self._memory(path, section, layout, precision, settings.block_size),
             precision=precision,
             scheduler=settings,
             placement=placement,
             mem_latency_ns=section.npu_mem.mem_latency,
             ep_size=ep_size,
             dp_group=section.dp_group,
+            partition=partition,
         )
 
     def _model(self, path: str, section: InstanceSection) -> ModelConfig:
@@ -170,7 +178,7 @@ class _Builder:
         """Ranks over which the experts are spread; whatever does not divide evenly is refused."""
         group = self._group_npus.get(section.dp_group or "", 0)
         try:
-            return checked_ep_size(model, section.ep_size or 1, section.npu_count, group)
+            return checked_ep_size(model, section.ep_size or 1, section.tensor_parallel, group)
         except InputError as error:
             raise InputError(self._file, f"{path}.{error.field}", error.message) from None
 
@@ -252,25 +260,13 @@ class _Builder:
         self,
         path: str,
         section: InstanceSection,
-        model: ModelConfig,
+        layout: Layout,
         precision: Precision,
         block_size: int,
-        *,
-        placement: Placement,
-        ep_size: int,
     ) -> MemoryPlan:
         memory = section.npu_mem
         utilization = memory.mem_util or self._config.npu_memory_utilization
-        plan = plan_memory(
-            model,
-            section.npu_count,
-            precision,
-            block_size,
-            memory.mem_size,
-            utilization,
-            placement=placement,
-            expert_ranks=max(ep_size, section.npu_count),
-        )
+        plan, stage = tightest_plan(layout, precision, block_size, memory.mem_size, utilization)
         stated = memory.kv_blocks or self._config.num_gpu_blocks_override
         if stated is not None:
             return replace(plan, stated_kv_blocks=stated)
@@ -278,7 +274,7 @@ class _Builder:
             raise InputError(
                 self._file,
                 f"{path}.npu_mem.mem_size",
-                f"{memory.mem_size:g} GB: {model.name} over {section.npu_count} NPU(s) needs "
+                f"{memory.mem_size:g} GB: {layout.model.name} over {section.npu_count} NPU(s){stage} needs "
                 f"{plan.weight_bytes / GIB:.3f} GB for weights and {plan.kv_bytes_per_block / GIB:.3f} GB for a "
                 f"KV block on each, but only {plan.usable_bytes / GIB:.3f} GB are usable "
                 f"(utilization {utilization:g}); use more NPUs, more memory or fewer bits",

@@ -7,7 +7,7 @@ vectors of numbers; typed rows, as in the published text trace, are made from th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -16,8 +16,9 @@ import numpy as np
 from inference_serving.cluster import InstanceSpec
 from inference_serving.expert_times import ExpertTally, ExpertTimes, ExpertWork, WaveShare
 from inference_serving.gate_function import Balanced, ExpertRouting
-from inference_serving.layer_group import LayerGroup
 from inference_serving.layer_times import LayerTimes, ProvenanceTally, token_layers
+from inference_serving.memory_model import activation_bytes
+from inference_serving.pipeline_stage import ModelPart
 from inference_serving.placement import EXPERTS
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import (
@@ -102,6 +103,8 @@ class Trace:
         weights = layer_shape(instance.model, row.layer, instance.tp_size).weight_elements
         host = f"REMOTE:{instance.node_id}"
         comm_type, comm_bytes, misc = self._communication(row)
+        if following is None and self.shape.hands_on is not None:
+            misc = f"TO_STAGE_{self.shape.hands_on.stage}:{self.sizes[self.shape.hands_on.slot]}"
         return TraceRow(
             name=row.name,
             comp_ns=int(self.durations_ns[self.shape.duration_slot(row)]),
@@ -172,7 +175,7 @@ class Trace:
         if row.all_reduce:
             return "ALLREDUCE", int(self.sizes[ALL_REDUCE_SLOT]), "NONE"
         if row.kv_ready:
-            return "SEND", int(self.sizes[self.shape.kv_sent_slots].sum()), "KV"
+            return "SEND", self.shape.kv_sent_bytes(row, self.sizes), "KV"
         for name, access in (("KV_READ", row.kv_read), ("KV_WRITE", row.kv_write)):
             if access is not None:
                 column = access.place.column(self.shape.instance.node_id)
@@ -195,7 +198,8 @@ class TraceGenerator:
         self._provenance = ProvenanceTally(latency, instance.model)
         self._experts = _expert_times(instance, latency, routing)
         self._expert_tally = ExpertTally()
-        self._shapes: dict[tuple[LayerGroup, tuple[int, ...], tuple[KvMoveKind, ...]], TraceShape] = {}
+        self._stages = instance.stages()
+        self._shapes: dict[tuple[ModelPart, tuple[int, ...], tuple[KvMoveKind, ...]], TraceShape] = {}
         self._kv_layer_bytes = kv_bytes_per_token(
             instance.model, instance.tp_size, instance.precision.kv_bits
         )
@@ -216,23 +220,58 @@ class TraceGenerator:
         where instances share them; the embedding reads the token ids from host memory and the sampled ids go
         back there.
         """
+        shape = self._shape(batch.layer_group, tuple(sorted(kv_tokens)), decode_instances, tuple(moves))
+        durations_ns, experts = self._times(batch, (shape,), wave)
+        sizes = self._sizes(shape, batch, kv_tokens, moves)
+        if experts is not None:
+            self._add_expert_sizes(sizes, shape, batch.total_tokens, experts, wave)
+        return Trace(shape, durations_ns, sizes, batch.total_tokens, experts)
+
+    def synthesize_stages(
+        self,
+        batch: Batch,
+        kv_tokens: Mapping[int, int],
+        decode_instances: Mapping[int, InstanceSpec],
+        moves: Sequence[Mapping[KvMoveKind, int]] = (),
+        wave: WaveShare | None = None,
+    ) -> list[Trace]:
+        """Traces of one iteration, a trace for each pipeline stage; ``moves`` are by stage, if there are any.
+
+        The numbers are those of the whole iteration, looked up once: a stage's rows refer to those that it runs.
+        """
+        receivers = tuple(sorted(kv_tokens))
+        moves = moves or [NO_MOVES] * len(self._stages)
+        shapes = [
+            self._shape(stage, receivers, decode_instances, tuple(moved))
+            for stage, moved in zip(self._stages, moves, strict=True)
+        ]
+        durations_ns, experts = self._times(batch, shapes, wave)
+        traces = []
+        for shape, moved in zip(shapes, moves, strict=True):
+            sizes = self._sizes(shape, batch, kv_tokens, moved)
+            if experts is not None:
+                self._add_expert_sizes(sizes, shape, batch.total_tokens, experts, wave)
+            traces.append(Trace(shape, durations_ns, sizes, batch.total_tokens, experts))
+        return traces
+
+    def _times(
+        self, batch: Batch, shapes: Sequence[TraceShape], wave: WaveShare | None
+    ) -> tuple[Int64Array, ExpertWork | None]:
+        """Durations of a batch whose parts ``shapes`` are, and what the experts do."""
         tokens = batch.total_tokens
-        durations_ns, experts = self._layer_times.of(tokens).copy(), None
+        durations_ns = self._layer_times.of(tokens).copy()
         attention = (*batch.prefill_chunks(), batch.decode_kv())
         attention_ns = self._latency.attention_ns(*attention)
         durations_ns[_ATTENTION] = attention_ns
-        shape = self._shape(batch.layer_group, tuple(sorted(kv_tokens)), decode_instances, tuple(moves))
-        self._provenance.count(batch, len(shape.blocks), attention, attention_ns)
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
-        sizes = self._sizes(shape, batch, kv_tokens)
-        for move, moved in zip(shape.moves, moves.values(), strict=True):
-            sizes[move.access.slot] = moved
-        if self._experts is not None:
-            experts = self._experts.of(tokens) if wave is None else wave.experts
-            durations_ns = np.concatenate([durations_ns, experts.durations_ns])
+        blocks = sum(len(shape.blocks) for shape in shapes)
+        self._provenance.count(batch, blocks, attention, attention_ns)
+        if self._experts is None:
+            return durations_ns, None
+        experts = self._experts.of(tokens) if wave is None else wave.experts
+        for shape in shapes:
             self._expert_tally.count(experts, shape.blocks_of_draw)
-            self._add_expert_sizes(sizes, shape, tokens, experts, wave)
-        return Trace(shape, durations_ns, sizes, tokens, experts)
+        return np.concatenate([durations_ns, experts.durations_ns]), experts
 
     @property
     def instance(self) -> InstanceSpec:
@@ -254,7 +293,13 @@ class TraceGenerator:
         sizes[shape.all_gather_slot] = owned * self._hidden_bytes
         sizes[shape.all_to_all_slots] = np.maximum(experts.busiest, sent) * self._hidden_bytes
 
-    def _sizes(self, shape: TraceShape, batch: Batch, kv_tokens: Mapping[int, int]) -> Int64Array:
+    def _sizes(
+        self,
+        shape: TraceShape,
+        batch: Batch,
+        kv_tokens: Mapping[int, int],
+        moves: Mapping[KvMoveKind, int],
+    ) -> Int64Array:
         sizes = shape.fixed_sizes.copy()
         sizes[TOKEN_IDS_SLOT] = batch.total_tokens * TOKEN_ID_BYTES
         sizes[SAMPLED_IDS_SLOT] = batch.sequences * TOKEN_ID_BYTES
@@ -269,20 +314,25 @@ class TraceGenerator:
             read, write = shape.streams_kv
             sizes[read.slot] = self._kv_layer_bytes * int(batch.context.dot(batch.grants > 0))
             sizes[write.slot] = self._kv_layer_bytes * batch.total_tokens
+        for move, moved in zip(shape.moves, moves.values(), strict=True):
+            sizes[move.access.slot] = moved
+        if shape.activation_slot is not None:
+            handed_on = activation_bytes(self._instance.model, self._instance.precision, batch.total_tokens)
+            sizes[shape.activation_slot] = -(-handed_on // self._instance.tp_size)
         return sizes
 
     def _shape(
         self,
-        layer_group: LayerGroup,
+        part: ModelPart,
         targets: tuple[int, ...],
         decode_instances: Mapping[int, InstanceSpec],
         moves: tuple[KvMoveKind, ...],
     ) -> TraceShape:
-        key = layer_group, targets, moves
+        key = part, targets, moves
         if key not in self._shapes:
             receivers = tuple(decode_instances[target] for target in targets)
             draws = 1 if self._experts is None else self._experts.draws
-            self._shapes[key] = build_shape(self._instance, receivers, layer_group, moves, draws)
+            self._shapes[key] = build_shape(self._instance, receivers, part, moves, draws)
         return self._shapes[key]
 
 

@@ -166,13 +166,19 @@ def parameters_per_rank(model: ModelConfig, tp_size: int = 1, expert_ranks: int 
     Experts are spread evenly over ``expert_ranks`` ranks, by default the tensor-parallel ones.
     """
     check_tp_size(model, tp_size)
+    block = block_parameters_per_rank(model, tp_size, expert_ranks)
+    edges = ["embedding", "final_layernorm"] + ([] if model.tie_word_embeddings else ["lm_head"])
+    outside = sum(layer_shape(model, layer, tp_size).weight_elements for layer in edges)
+    return model.num_hidden_layers * block + outside
+
+
+def block_parameters_per_rank(model: ModelConfig, tp_size: int = 1, expert_ranks: int | None = None) -> int:
+    """Weights of one transformer block that one rank stores, experts as in :func:`parameters_per_rank`."""
     block = sum(layer_shape(model, layer, tp_size).weight_elements for layer in block_layers(model))
     if model.is_moe:
         expert = sum(shape.weight_elements for shape in expert_shapes(model).values())
         block += model.num_experts * expert // (expert_ranks or tp_size)
-    edges = ["embedding", "final_layernorm"] + ([] if model.tie_word_embeddings else ["lm_head"])
-    outside = sum(layer_shape(model, layer, tp_size).weight_elements for layer in edges)
-    return model.num_hidden_layers * block + outside
+    return block
 
 
 def _gemm(inputs: int, outputs: int, *, bias: bool, extra_weights: int = 0) -> LayerShape:

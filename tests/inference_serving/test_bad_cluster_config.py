@@ -272,16 +272,6 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
             {"pim_config": "DDR4_8GB_3200"},
             f"nodes[0].cpu_mem.pim_config: processing in memory {NOT_YET}",
         ),
-        (
-            "instance",
-            {"npu_num": 2, "npu_group": 2},
-            f"{AT}.npu_group: pipeline parallelism (2 groups) {NOT_YET}",
-        ),
-        (
-            "instance",
-            {"npu_num": 4, "npu_group": None, "pp_size": 4},
-            f"{AT}.pp_size: pipeline parallelism (4 groups) {NOT_YET}",
-        ),
     ],
 )
 def test_a_feature_that_is_not_there_yet_is_refused_by_name(tmp_path, run, section, changes, message):
