@@ -116,7 +116,9 @@ class _RankGraph:
             self._stage_ends[self._stage] = self._last
             self._stage = row.stage
         if row.loads_token_ids:
-            self._chain(NodeKind.MEM_LOAD, f"{row.name}_load", size_slot=TOKEN_IDS_SLOT)
+            # with stages, what the batch before still sends must not hold up the next one
+            ahead = self._shape.hands_on is not None
+            self._chain(NodeKind.MEM_LOAD, f"{row.name}_load", size_slot=TOKEN_IDS_SLOT, copy_engine=ahead)
         fetched = self._prefetch(row)
         self._last += fetched
         self._chain(NodeKind.COMP, row.name, duration_slot=self._shape.duration_slot(row, self._rank))
@@ -169,7 +171,13 @@ class _RankGraph:
         return node_id
 
     def _chain(
-        self, kind: NodeKind, name: str, *, duration_slot: int | None = None, size_slot: int | None = None
+        self,
+        kind: NodeKind,
+        name: str,
+        *,
+        duration_slot: int | None = None,
+        size_slot: int | None = None,
+        copy_engine: bool = False,
     ) -> None:
         """Add a node that waits for the one before and that the next one waits for."""
         node_id = len(self._nodes)
@@ -181,6 +189,7 @@ class _RankGraph:
                 data_deps=self._last,
                 duration_slot=duration_slot,
                 size_slot=size_slot,
+                copy_engine=copy_engine,
             )
         )
         self._last = (node_id,)

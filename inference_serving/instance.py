@@ -42,7 +42,8 @@ class Formed:
     batch: Batch
     requests: Sequence[Request]
     outgoing: dict[int, list[tuple[Request, int]]]
-    moves: Mapping[KvMoveKind, int]
+    moves: Sequence[Mapping[KvMoveKind, int]]
+    """Of each pipeline stage."""
     ready_ns: int
 
     def kv_tokens(self) -> dict[int, int]:
@@ -140,6 +141,7 @@ class Instance:
         self.busy_ns = 0
         self.stage_busy_ns = [0] * spec.pp_size
         """How long each pipeline stage has run; not counted where there is only one."""
+        self._no_moves = (NO_MOVES,) * spec.pp_size
         self._unfinished = 0
 
     @property
@@ -190,13 +192,9 @@ class Instance:
         batch, rows = (NOBODYS, ()) if formed is None else (formed.batch, formed.requests)
         self.in_flight = InFlight(batch, ticket, now_ns, number, rows)
 
-    def split_moves(self, moves: Mapping[KvMoveKind, int]) -> list[Mapping[KvMoveKind, int]]:
-        """The part of each pipeline stage of what an iteration loads and stores."""
-        return [moves for _ in range(self.spec.pp_size)]
-
-    def take_moves(self, batch: Batch) -> Mapping[KvMoveKind, int]:
-        """Bytes of each NPU that the coming iteration loads from elsewhere and stores there."""
-        return NO_MOVES if self.tiers is None else self.tiers.take_moves(batch.layer_group)
+    def take_moves(self, batch: Batch) -> Sequence[Mapping[KvMoveKind, int]]:
+        """Bytes of each NPU of each stage that the coming iteration loads from elsewhere and stores there."""
+        return self._no_moves if self.tiers is None else self.tiers.take_moves(batch.layer_group)
 
     def isolated_prefill_ns(self, prompt_tokens: int, computed: int = 0) -> int:
         """Predicted time of a prompt alone here, of which ``computed`` tokens have KV already.

@@ -36,10 +36,10 @@ class PredictedWave(Protocol):
 
 
 class StageTime(NamedTuple):
-    """A batch alone in a stage, from its beginning: until the stage is free, and until the next may begin; ns."""
+    """A batch alone in a stage: how long it computes, and how long its activations then take to the next; ns."""
 
     busy_ns: int
-    landed_ns: int
+    hop_ns: int
 
 
 class PipelineCosts(PrefillCosts):
@@ -73,7 +73,7 @@ class PipelineCosts(PrefillCosts):
             chunk = chunk[2], chunk[2], chunk[1] + 1
         attention_ns = max(self.latency.attention_ns(*chunk), 1)
         return [
-            StageTime(dense.busy_ns + blocks * attention_ns, dense.landed_ns + blocks * attention_ns)
+            StageTime(dense.busy_ns + blocks * attention_ns, dense.hop_ns)
             for dense, blocks in zip(self._dense(tokens, 1), self._blocks_of_stages(), strict=True)
         ]
 
@@ -81,7 +81,7 @@ class PipelineCosts(PrefillCosts):
         return [len(stage.blocks(self._blocks)) for stage in self._stages]
 
     def _price_dense(self, tokens: int, sequences: int, layer_group: LayerGroup) -> int:
-        ways_ns = sum(stage.landed_ns for stage in self._dense(tokens, sequences))
+        ways_ns = sum(stage.busy_ns + stage.hop_ns for stage in self._dense(tokens, sequences))
         return ways_ns + self.overhead.before(layer_group)
 
     def _dense(self, tokens: int, sequences: int) -> list[StageTime]:
@@ -96,7 +96,7 @@ class PipelineCosts(PrefillCosts):
         attention_ns = len(shape.blocks) * max(int(traces[self._index].durations_ns[ATTENTION_SLOT]), 1)
         parts = self._serial.parts_ns(traces)
         landed_ns = parts[shape.hands_on.part] if shape.hands_on is not None else parts[0]
-        return StageTime(parts[0] - attention_ns, landed_ns - attention_ns)
+        return StageTime(parts[0] - attention_ns, landed_ns - parts[0])
 
     def _own_traces(self, batch: Batch) -> Sequence[Sequence[Trace]]:
         return [[trace] for trace in self._traces.synthesize_stages(batch, {}, {})]
@@ -113,16 +113,18 @@ class PipelineForecaster(Forecaster):
         tokens, ends_ns = [computed], [0]
         host_ns = 0
         free_ns: list[int] = []
+        sent_ns: list[int] = []
         while tokens[-1] < prompt_tokens:
             chunk = min(self.chunk_tokens, prompt_tokens - tokens[-1])
             times = self._pipeline.stage_times_ns(chunk, tokens[-1])
-            free_ns = free_ns or [0] * len(times)
+            free_ns, sent_ns = free_ns or [0] * len(times), sent_ns or [0] * len(times)
             formed_ns = ends_ns[max(len(ends_ns) - len(times), 0)]
             host_ns = max(host_ns, formed_ns) + self._pipeline.overhead.step_ns
             ready_ns = host_ns
             for stage, one in enumerate(times):
-                begin_ns = max(ready_ns, free_ns[stage])
-                free_ns[stage], ready_ns = begin_ns + one.busy_ns, begin_ns + one.landed_ns
+                free_ns[stage] = max(ready_ns, free_ns[stage]) + one.busy_ns
+                # messages between two stages take turns
+                ready_ns = sent_ns[stage] = max(free_ns[stage], sent_ns[stage]) + one.hop_ns
             tokens.append(tokens[-1] + chunk)
             ends_ns.append(free_ns[-1])
         return Forecast(tuple(tokens), tuple(ends_ns))

@@ -129,9 +129,7 @@ class Simulation:
         (one,) = formed
         assert one is not None
         self._mover.count_sent(one.outgoing)
-        stages = instance.traces.synthesize_stages(
-            one.batch, one.kv_tokens(), self._decode_specs, instance.split_moves(one.moves)
-        )
+        stages = instance.traces.synthesize_stages(one.batch, one.kv_tokens(), self._decode_specs, one.moves)
         return [[trace] for trace in stages]
 
     @staticmethod
@@ -250,7 +248,9 @@ class Simulation:
     def _submit(self, instance: Instance, formed: Formed) -> None:
         """Start an iteration, as soon as the host has prepared it."""
         batch, now_ns = formed.batch, self.controller.now_ns
-        trace = instance.traces.synthesize_trace(batch, formed.kv_tokens(), self._decode_specs, formed.moves)
+        trace = instance.traces.synthesize_trace(
+            batch, formed.kv_tokens(), self._decode_specs, formed.moves[0]
+        )
         ticket = self.controller.submit(trace, max(now_ns, formed.ready_ns))
         self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
         instance.begin(formed, ticket, now_ns)
