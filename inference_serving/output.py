@@ -19,6 +19,7 @@ from inference_serving.metrics import (
     summarise,
     throughput,
 )
+from inference_serving.pipeline_report import PipelineSummary
 from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
 from inference_serving.prefix_pool import PrefixPool
 from inference_serving.session_summary import SessionSummary, session_facts, session_lines, summarise_sessions
@@ -64,6 +65,8 @@ class InstanceSummary:
     peak_paused_kv_blocks: int
     """Most KV blocks that half-done prompts held while they were not running."""
     latency: LatencySummary
+    pipeline: PipelineSummary | None = None
+    """Its pipeline stages; None: it has one stage only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             peak_kv_blocks=instance.kv_cache.peak_blocks,
             prefix=instance.kv_cache.statistics,
             tiers=instance.tiers,
+            pipeline=PipelineSummary.of(instance),
             peak_paused_kv_blocks=instance.scheduler.peak_paused_blocks,
             latency=summarise(served.get(instance_id, [])),
         )
@@ -243,6 +247,7 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
         },
         "prefix_cache": instance.prefix and prefix_facts(instance.prefix),
         **tier_facts(instance.tiers),
+        **(instance.pipeline.facts() if instance.pipeline is not None else {}),
         "requests": instance.latency.requests,
         "latency_ms": _latency_facts(instance.latency),
     }
@@ -330,6 +335,8 @@ def _instance_lines(instance: InstanceSummary) -> list[str]:
     if instance.prefix is not None:
         lines.append(_line("Prefix hit ratio (%)", f"{100 * instance.prefix.hit_ratio:.2f}"))
     lines += [_line(name, value) for name, value in tier_lines(instance.tiers)]
+    if instance.pipeline is not None:
+        lines += [_line(name, value) for name, value in instance.pipeline.lines()]
     for name, part in (
         ("TTFT", instance.latency.ttft),
         ("TPOT", instance.latency.tpot),
