@@ -221,11 +221,8 @@ class TraceGenerator:
         back there.
         """
         shape = self._shape(batch.layer_group, tuple(sorted(kv_tokens)), decode_instances, tuple(moves))
-        durations_ns, experts = self._times(batch, (shape,), wave)
-        sizes = self._sizes(shape, batch, kv_tokens, moves)
-        if experts is not None:
-            self._add_expert_sizes(sizes, shape, batch.total_tokens, experts, wave)
-        return Trace(shape, durations_ns, sizes, batch.total_tokens, experts)
+        durations_ns, experts = self._times(batch, len(shape.blocks), wave)
+        return self._trace(shape, batch, kv_tokens, moves, durations_ns, (experts, wave))
 
     def synthesize_stages(
         self,
@@ -245,32 +242,43 @@ class TraceGenerator:
             self._shape(stage, receivers, decode_instances, tuple(moved))
             for stage, moved in zip(self._stages, moves, strict=True)
         ]
-        durations_ns, experts = self._times(batch, shapes, wave)
-        traces = []
-        for shape, moved in zip(shapes, moves, strict=True):
-            sizes = self._sizes(shape, batch, kv_tokens, moved)
-            if experts is not None:
-                self._add_expert_sizes(sizes, shape, batch.total_tokens, experts, wave)
-            traces.append(Trace(shape, durations_ns, sizes, batch.total_tokens, experts))
-        return traces
+        durations_ns, experts = self._times(batch, self._instance.model.num_hidden_layers, wave)
+        return [
+            self._trace(shape, batch, kv_tokens, moved, durations_ns, (experts, wave))
+            for shape, moved in zip(shapes, moves, strict=True)
+        ]
+
+    def _trace(
+        self,
+        shape: TraceShape,
+        batch: Batch,
+        kv_tokens: Mapping[int, int],
+        moves: Mapping[KvMoveKind, int],
+        durations_ns: Int64Array,
+        expert_work: tuple[ExpertWork | None, WaveShare | None],
+    ) -> Trace:
+        """The trace of a part of an iteration whose times are known."""
+        sizes = self._sizes(shape, batch, kv_tokens, moves)
+        experts, wave = expert_work
+        if experts is not None:
+            self._expert_tally.count(experts, shape.blocks_of_draw)
+            self._add_expert_sizes(sizes, shape, batch.total_tokens, experts, wave)
+        return Trace(shape, durations_ns, sizes, batch.total_tokens, experts)
 
     def _times(
-        self, batch: Batch, shapes: Sequence[TraceShape], wave: WaveShare | None
+        self, batch: Batch, blocks: int, wave: WaveShare | None
     ) -> tuple[Int64Array, ExpertWork | None]:
-        """Durations of a batch whose parts ``shapes`` are, and what the experts do."""
+        """Durations of a batch of which ``blocks`` blocks run, and what the experts do."""
         tokens = batch.total_tokens
         durations_ns = self._layer_times.of(tokens).copy()
         attention = (*batch.prefill_chunks(), batch.decode_kv())
         attention_ns = self._latency.attention_ns(*attention)
         durations_ns[_ATTENTION] = attention_ns
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
-        blocks = sum(len(shape.blocks) for shape in shapes)
         self._provenance.count(batch, blocks, attention, attention_ns)
         if self._experts is None:
             return durations_ns, None
         experts = self._experts.of(tokens) if wave is None else wave.experts
-        for shape in shapes:
-            self._expert_tally.count(experts, shape.blocks_of_draw)
         return np.concatenate([durations_ns, experts.durations_ns]), experts
 
     @property
