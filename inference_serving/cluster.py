@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from astra_sim import NetworkConfig
 from inference_serving.memory_model import MemoryPlan, Precision
 from inference_serving.pim_model import PimSpec
+from inference_serving.pipeline_stage import PipelineStage, make_stages
 from inference_serving.placement import Placement
 from inference_serving.power.schema import NodePower
 from inference_serving.settings import SchedulerSettings
@@ -48,11 +49,28 @@ class InstanceSpec:
     """The memory in which its decode attention runs; None: its NPUs do that too."""
     interleaves: bool = False
     """Whether its NPUs work on one half of a batch while that memory works on the other."""
+    partition: tuple[int, ...] = ()
+    """Transformer blocks of each pipeline stage; empty: there is one stage. The NPUs are those of the first stage,
+    then those of the next, and so on, all of one number."""
+
+    @property
+    def pp_size(self) -> int:
+        """Pipeline stages."""
+        return len(self.partition) or 1
 
     @property
     def tp_size(self) -> int:
-        """Tensor-parallel ranks."""
-        return len(self.npus)
+        """Tensor-parallel ranks, of each stage."""
+        return len(self.npus) // self.pp_size
+
+    def stages(self) -> tuple[PipelineStage, ...]:
+        """Its pipeline stages; empty without pipeline parallelism."""
+        return make_stages(self.partition)
+
+    def of_stage(self, stage: PipelineStage) -> InstanceSpec:
+        """The instance as one of its stages sees it: with the NPUs of that stage only."""
+        first = stage.part * self.tp_size
+        return replace(self, npus=self.npus[first : first + self.tp_size], partition=())
 
     @property
     def expert_tp_size(self) -> int:

@@ -1,8 +1,4 @@
-"""The cluster config file as its users write it: every field, its type and its limits.
-
-Fields whose feature does not exist yet are part of the schema, so that they are refused by name instead
-of being taken for a spelling mistake or, worse, ignored.
-"""
+"""The cluster config file as its users write it: every field, its type and its limits."""
 
 from __future__ import annotations
 
@@ -49,7 +45,10 @@ class CxlMemory(Section):
 
 
 class InstanceSection(Section):
-    """One serving instance; ``npu_num``/``npu_group`` and ``num_npus``/``tp_size``/``pp_size`` say the same."""
+    """One serving instance; ``npu_num``/``npu_group`` and ``num_npus``/``tp_size``/``pp_size`` say the same.
+
+    ``pp_layer_partition`` has the transformer blocks of each pipeline stage, where they are not dealt evenly.
+    """
 
     model_name: str
     hardware: str
@@ -59,6 +58,7 @@ class InstanceSection(Section):
     num_npus: PositiveCount | None = None
     tp_size: PositiveCount | None = None
     pp_size: PositiveCount | None = None
+    pp_layer_partition: list[PositiveCount] | None = None
     ep_size: PositiveCount | None = None
     dp_group: str | None = None
     pd_type: Literal["prefill", "decode"] | None = None
@@ -90,6 +90,11 @@ class InstanceSection(Section):
     def npu_count(self) -> int:
         """NPUs of the instance."""
         return self.npu_num or self.num_npus or (self.tp_size or 1) * self.pipeline_groups
+
+    @property
+    def tensor_parallel(self) -> int:
+        """NPUs of one pipeline stage."""
+        return self.npu_count // self.pipeline_groups
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> InstanceSection:
@@ -154,21 +159,3 @@ class ClusterSection(Section):
         if len(self.nodes) != self.num_nodes:
             raise ValueError(f"num_nodes = {self.num_nodes}, but {len(self.nodes)} node(s) are listed")
         return self
-
-
-def unsupported_fields(cluster: ClusterSection) -> list[tuple[str, str]]:
-    """Fields of features that are not there yet, as (field path, what they ask for)."""
-    found: list[tuple[str, str]] = []
-    for node_index, node in enumerate(cluster.nodes):
-        path = f"nodes[{node_index}]"
-        for index, instance in enumerate(node.instances):
-            found += [(f"{path}.instances[{index}].{name}", what) for name, what in _unsupported(instance)]
-    return found
-
-
-def _unsupported(instance: InstanceSection) -> list[tuple[str, str]]:
-    wanted: list[tuple[str, str]] = []
-    if instance.pipeline_groups > 1:
-        field = "pp_size" if instance.pp_size else "npu_group"
-        wanted.append((field, f"pipeline parallelism ({instance.pipeline_groups} groups)"))
-    return wanted

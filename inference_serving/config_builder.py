@@ -15,12 +15,13 @@ from inference_serving.attention_offloading import (
     with_kv_in_memory,
 )
 from inference_serving.cluster import Cluster, CxlSpec, InstanceSpec, NodeSpec, Role
-from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
+from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection
 from inference_serving.expert_parallelism import check_groups, checked_ep_size
-from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
+from inference_serving.memory_model import GIB, MemoryPlan, Precision
 from inference_serving.memory_places import settle_places
 from inference_serving.network_builder import build_network
 from inference_serving.pim_model import PimSpec
+from inference_serving.pipeline_config import check_pipelines, checked_partition
 from inference_serving.placement import Placement, all_on_npu, resolve
 from inference_serving.policies import check_policy, is_policy, policy_names
 from inference_serving.policies.options import parse_pairs
@@ -28,6 +29,7 @@ from inference_serving.power.schema import NodePower
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from inference_serving.speculation_options import refuse_with_speculation, speculation_of_instance
+from inference_serving.stage_memory import Layout, tightest_plan
 from llm_profile.layers import check_tp_size
 from llm_profile.model_config import ModelConfig, load_model_config
 
@@ -37,13 +39,10 @@ _ROLES = {None: Role.COLOCATED, "prefill": Role.PREFILL, "decode": Role.DECODE}
 def load_cluster(file: Path, config: SimulationConfig) -> Cluster:
     """Read, check and resolve a cluster config; every problem is an :class:`InputError` with its field."""
     section = validated(ClusterSection, read_json_object(file), file)
-    for field, what in unsupported_fields(section):
-        raise InputError(
-            file, field, f"{what} is not supported yet; remove the field or set it to its default"
-        )
     cluster = _Builder(file, config).build(section)
     _check_pairs(cluster)
     check_groups(cluster, config)
+    check_pipelines(cluster, config)
     return cluster
 
 
@@ -66,7 +65,7 @@ class _Builder:
         for node in section.nodes:
             for one in node.instances:
                 if one.dp_group is not None:
-                    self._group_npus[one.dp_group] += one.npu_count
+                    self._group_npus[one.dp_group] += one.tensor_parallel
         nodes = tuple(self._node(index, node) for index, node in enumerate(section.nodes))
         network = build_network(self._file, section, [len(node.npus) for node in nodes])
         cluster = Cluster(
@@ -101,9 +100,13 @@ class _Builder:
         npus = tuple(range(self._npus, self._npus + section.npu_count))
         self._npus += section.npu_count
         try:
-            check_tp_size(model, len(npus))
+            check_tp_size(model, section.tensor_parallel)
         except InputError as error:
             raise InputError(self._file, f"{path}.npu_num", f"{model.name}: {error.message}") from None
+        try:
+            partition = checked_partition(model, section)
+        except InputError as error:
+            raise InputError(self._file, f"{path}.{error.field}", error.message) from None
         settings = self._settings(path, section)
         precision = self._precision(path, section)
         pim = pim_of_instance(self._file, path, section, self._config, self._pim)
@@ -112,6 +115,7 @@ class _Builder:
             check_settings(self._file, path, settings)
             placement = with_kv_in_memory(self._file, path, section.placement, placement)
         ep_size = self._ep_size(path, section, model)
+        layout = Layout(model, section.tensor_parallel, placement, ep_size, partition)
         return InstanceSpec(
             instance_id=len(self._instances),
             node_id=node_id,
@@ -120,9 +124,7 @@ class _Builder:
             hardware=section.hardware,
             npus=npus,
             mem_bw_gbps=section.npu_mem.mem_bw,
-            memory=self._memory(
-                path, section, model, precision, settings.block_size, placement=placement, ep_size=ep_size
-            ),
+            memory=self._memory(path, section, layout, precision, settings.block_size),
             precision=precision,
             scheduler=settings,
             placement=placement,
@@ -131,6 +133,7 @@ class _Builder:
             dp_group=section.dp_group,
             pim=pim,
             interleaves=pim is not None and self._config.sub_batch_interleaving,
+            partition=partition,
         )
 
     def _model(self, path: str, section: InstanceSection) -> ModelConfig:
@@ -163,7 +166,7 @@ class _Builder:
         """Ranks over which the experts are spread; whatever does not divide evenly is refused."""
         group = self._group_npus.get(section.dp_group or "", 0)
         try:
-            return checked_ep_size(model, section.ep_size or 1, section.npu_count, group)
+            return checked_ep_size(model, section.ep_size or 1, section.tensor_parallel, group)
         except InputError as error:
             raise InputError(self._file, f"{path}.{error.field}", error.message) from None
 
@@ -256,25 +259,13 @@ class _Builder:
         self,
         path: str,
         section: InstanceSection,
-        model: ModelConfig,
+        layout: Layout,
         precision: Precision,
         block_size: int,
-        *,
-        placement: Placement,
-        ep_size: int,
     ) -> MemoryPlan:
         memory = section.npu_mem
         utilization = memory.mem_util or self._config.npu_memory_utilization
-        plan = plan_memory(
-            model,
-            section.npu_count,
-            precision,
-            block_size,
-            memory.mem_size,
-            utilization,
-            placement=placement,
-            ep_size=ep_size,
-        )
+        plan, stage = tightest_plan(layout, precision, block_size, memory.mem_size, utilization)
         stated = memory.kv_blocks or self._config.num_gpu_blocks_override
         if stated is not None:
             return replace(plan, stated_kv_blocks=stated)
@@ -282,7 +273,7 @@ class _Builder:
             raise InputError(
                 self._file,
                 f"{path}.npu_mem.mem_size",
-                f"{memory.mem_size:g} GB: {model.name} over {section.npu_count} NPU(s) needs "
+                f"{memory.mem_size:g} GB: {layout.model.name} over {section.npu_count} NPU(s){stage} needs "
                 f"{plan.weight_bytes / GIB:.3f} GB for weights and {plan.kv_bytes_per_block / GIB:.3f} GB for a "
                 f"KV block on each, but only {plan.usable_bytes / GIB:.3f} GB are usable "
                 f"(utilization {utilization:g}); use more NPUs, more memory or fewer bits",

@@ -14,7 +14,7 @@ from inference_serving.cluster import Cluster
 from inference_serving.engine_inputs import memory_configs, network_config, packet_links, system_config
 from inference_serving.external_engine import ExternalController
 from inference_serving.graph_fusion import FusedGraphs
-from inference_serving.graph_generator import build_graphs, build_wave_graphs
+from inference_serving.graph_generator import build_graphs, build_wave_graphs, wave_npus
 from inference_serving.settings import SimulationConfig
 from inference_serving.trace_generator import Trace
 from inference_serving.trace_shape import TraceShape
@@ -92,7 +92,7 @@ class EngineController:
             fused = FusedGraphs(graphs, len(durations_ns))
             self._wave_templates[shapes] = self._engine.compile(fused.graphs), fused
         template, fused = self._wave_templates[shapes]
-        npus = [npu for shape in shapes for npu in shape.npus]
+        npus = wave_npus(shapes)
         sizes = np.concatenate([trace.sizes for trace in traces])
         return self._engine.submit(template, npus, fused.durations_ns(durations_ns), sizes, at_ns)
 

@@ -72,6 +72,13 @@ class KvMover:
                 request.pending_transfers += 1
             self._on_the_way[ticket, part] = [request for request, _ in outgoing[target]]
 
+    @staticmethod
+    def count_sent(outgoing: Mapping[int, list[tuple[Request, int]]]) -> None:
+        """Count tokens as sent when their batch is formed: the next one may be, before this one's stages have run."""
+        for sent in outgoing.values():
+            for request, tokens in sent:
+                request.kv_sent_tokens += tokens
+
     def landed(self, ticket: int, part: int) -> list[Request]:
         """Note a finished transfer; return the requests that are now complete at the decode side."""
         requests = self._on_the_way.pop((ticket, part))

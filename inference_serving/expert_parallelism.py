@@ -13,6 +13,8 @@ from llm_profile.model_config import ModelConfig
 def checked_ep_size(model: ModelConfig, ep_size: int, npus: int, group_npus: int) -> int:
     """``ep_size``, if an instance of ``npus`` NPUs in a group with ``group_npus`` (0: in none) can have it.
 
+    With pipeline stages: NPUs of one stage, of the instance and of the group.
+
     Raises InputError without a file, with the field of the instance.
     """
     allowed = sorted({1, npus, group_npus or 1})
@@ -58,6 +60,7 @@ def _unlike(group: tuple[InstanceSpec, ...]) -> str | None:
         "model_name": lambda spec: spec.model,
         "hardware": lambda spec: spec.hardware,
         "NPUs": lambda spec: spec.tp_size,
+        "pipeline stages": lambda spec: spec.partition,
         "ep_size": lambda spec: spec.ep_size,
         "dtype and kv_cache_dtype": lambda spec: spec.precision,
         "mem_bw": lambda spec: spec.mem_bw_gbps,

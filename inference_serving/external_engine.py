@@ -22,7 +22,6 @@ from inference_serving.graph_generator import build_graphs
 from inference_serving.trace_generator import Trace
 
 _FINISH = re.compile(r"sys\[(\d+)\] finished, (\d+) cycles")
-_ITERATION_PART = 0
 
 
 class ExternalEngineError(RuntimeError):
@@ -63,9 +62,7 @@ class ExternalController:
         """
         ticket, self._tickets = self._tickets, self._tickets + 1
         finish_ns = self._run(trace)
-        parts = {_ITERATION_PART: trace.shape.instance.npus}
-        parts |= {target.part: target.instance.npus for target in trace.shape.targets}
-        for part, npus in parts.items():
+        for part, npus in trace.shape.npus_of_part.items():
             heapq.heappush(self._order, (at_ns + max(finish_ns[npu] for npu in npus), ticket, part))
         self._count(trace)
         return ticket

@@ -21,11 +21,15 @@ from inference_serving.trace_shape import (
     ALL_REDUCE_SLOT,
     SAMPLED_IDS_SLOT,
     TOKEN_IDS_SLOT,
+    ActivationTransfer,
     KvTarget,
     MemoryAccess,
     RowShape,
     TraceShape,
 )
+
+ACTIVATION_TAG = 0
+"""Of messages between pipeline stages; those of KV have their row's number, and no first row sends KV."""
 
 
 def build_graphs(shape: TraceShape) -> list[Graph]:
@@ -35,36 +39,51 @@ def build_graphs(shape: TraceShape) -> list[Graph]:
     graphs = [_RankGraph(shape, rank).build() for rank in range(shape.instance.tp_size)]
     for target in shape.targets:
         graphs += [_receive_graph(shape, target, rank) for rank in range(target.instance.tp_size)]
+    if shape.hands_on is not None:
+        graphs += [_activation_graph(shape.hands_on, rank) for rank in range(shape.instance.tp_size)]
     return graphs
 
 
 def build_wave_graphs(traces: Sequence[tuple[TraceShape, int]]) -> list[Graph]:
     """Graphs of instances that run one iteration together, for their NPUs one instance after another.
 
-    ``traces`` are structures and lengths of their durations; numbers follow one another as NPUs do. All-to-alls
-    over more ranks than an instance has span the wave.
+    ``traces`` are structures and lengths of their durations; numbers follow one another as NPUs do, see
+    :func:`wave_npus`. All-to-alls over more ranks than an instance has span the wave.
     """
-    graphs: list[Graph] = []
+    own: list[Graph] = []
+    receiving: list[Graph] = []
     durations = sizes = 0
+    ranks = sum(shape.instance.tp_size for shape, _ in traces)
     for shape, length in traces:
-        first = len(graphs)
-        graphs += [_moved(graph, first, durations, sizes, shape) for graph in build_graphs(shape)]
+        tp_size = shape.instance.tp_size
+        positions = [len(own) + rank for rank in range(tp_size)]
+        positions += [ranks + len(receiving) + index for index in range(len(shape.npus) - tp_size)]
+        moved = [_moved(graph, positions, durations, sizes, tp_size) for graph in build_graphs(shape)]
+        own += moved[:tp_size]
+        receiving += moved[tp_size:]
         durations += length
         sizes += shape.size_slots
-    return graphs
+    return own + receiving
 
 
-def _moved(graph: Graph, first: int, durations: int, sizes: int, shape: TraceShape) -> Graph:
-    """A graph with its slots and the positions of its instance's NPUs further back."""
+def wave_npus(shapes: Sequence[TraceShape]) -> list[int]:
+    """NPUs of instances that run together: those of all instances, then those of whoever receives from them."""
+    own = [npu for shape in shapes for npu in shape.instance.npus]
+    return own + [npu for shape in shapes for npu in shape.npus[shape.instance.tp_size :]]
+
+
+def _moved(graph: Graph, positions: Sequence[int], durations: int, sizes: int, tp_size: int) -> Graph:
+    """A graph with its slots further back, and the ``positions`` that its instance's NPUs have now."""
     return Graph(
         tuple(
             replace(
                 node,
                 duration_slot=None if node.duration_slot is None else node.duration_slot + durations,
                 size_slot=None if node.size_slot is None else node.size_slot + sizes,
+                peer=None if node.peer is None else positions[node.peer],
                 group=node.group
-                if len(node.group) > shape.instance.tp_size
-                else tuple(position + first for position in node.group),
+                if len(node.group) > tp_size
+                else tuple(positions[position] for position in node.group),
             )
             for node in graph.nodes
         )
@@ -75,7 +94,8 @@ def _interleaved(halves: Sequence[TraceShape], rank: int) -> Graph:
     """The graph of one rank on which two sub-batches take turns."""
     first, second = (_RankGraph(half, rank) for half in halves)
     one, other = halves
-    moved = _moved(second.build(), 0, one.duration_slots, one.size_slots, other)
+    positions, tp_size = range(len(other.npus)), other.instance.tp_size
+    moved = _moved(second.build(), positions, one.duration_slots, one.size_slots, tp_size)
     return take_turns(first.build(), first.attention_ends, moved, second.attention_ends)
 
 
@@ -98,6 +118,11 @@ class _RankGraph:
     def build(self) -> Graph:
         self._add_moves("kv_evict", NodeKind.MEM_STORE)
         self._add_moves("kv_load", NodeKind.MEM_LOAD)
+        if self._shape.gathers_activations:
+            moved, self._last = self._last, ()
+            slot = self._shape.activation_slot
+            self._collective("activations_all_gather", CollectiveKind.ALL_GATHER, slot)
+            self._last += moved
         for index, row in enumerate(self._shape.rows):
             self._add_row(index, row)
         return Graph(tuple(self._nodes))
@@ -107,7 +132,9 @@ class _RankGraph:
             self._stage_ends[self._stage] = self._last
             self._stage = row.stage
         if row.loads_token_ids:
-            self._chain(NodeKind.MEM_LOAD, f"{row.name}_load", size_slot=TOKEN_IDS_SLOT)
+            # with stages, what the batch before still sends must not hold up the next one
+            ahead = self._shape.hands_on is not None
+            self._chain(NodeKind.MEM_LOAD, f"{row.name}_load", size_slot=TOKEN_IDS_SLOT, copy_engine=ahead)
         fetched = self._prefetch(row)
         self._last += fetched
         if row.on_npu:
@@ -127,6 +154,7 @@ class _RankGraph:
         if row.stores_sampled_ids:
             self._chain(NodeKind.MEM_STORE, f"{row.name}_store", size_slot=SAMPLED_IDS_SLOT)
         if index == len(self._shape.rows) - 1:
+            self._hand_on()
             self._last = computed
             self._add_moves("kv_store", NodeKind.MEM_STORE)
 
@@ -166,7 +194,13 @@ class _RankGraph:
         return node_id
 
     def _chain(
-        self, kind: NodeKind, name: str, *, duration_slot: int | None = None, size_slot: int | None = None
+        self,
+        kind: NodeKind,
+        name: str,
+        *,
+        duration_slot: int | None = None,
+        size_slot: int | None = None,
+        copy_engine: bool = False,
     ) -> None:
         """Add a node that waits for the one before and that the next one waits for."""
         node_id = len(self._nodes)
@@ -178,6 +212,7 @@ class _RankGraph:
                 data_deps=self._last,
                 duration_slot=duration_slot,
                 size_slot=size_slot,
+                copy_engine=copy_engine,
             )
         )
         self._last = (node_id,)
@@ -208,23 +243,43 @@ class _RankGraph:
     def _add_collectives(self, row: RowShape) -> None:
         """What the ranks do together after a row: nothing, most often."""
         if row.all_reduce:
-            self._collective(row, "all_reduce", CollectiveKind.ALL_REDUCE, ALL_REDUCE_SLOT)
+            self._collective(f"{row.name}_all_reduce", CollectiveKind.ALL_REDUCE, ALL_REDUCE_SLOT)
         if row.dispatches:
             slot = self._shape.all_to_all_slot(row.draw)
-            self._collective(row, "dispatch", CollectiveKind.ALL_TO_ALL, slot)
+            self._collective(f"{row.name}_dispatch", CollectiveKind.ALL_TO_ALL, slot)
         if row.combines:
             slot = self._shape.all_to_all_slot(row.draw)
-            self._collective(row, "combine", CollectiveKind.ALL_TO_ALL, slot)
+            self._collective(f"{row.name}_combine", CollectiveKind.ALL_TO_ALL, slot)
             if self._shape.instance.tp_size > 1:
-                self._collective(row, "all_gather", CollectiveKind.ALL_GATHER, self._shape.all_gather_slot)
+                self._collective(
+                    f"{row.name}_all_gather", CollectiveKind.ALL_GATHER, self._shape.all_gather_slot
+                )
 
-    def _collective(self, row: RowShape, what: str, kind: CollectiveKind, size_slot: int) -> None:
+    def _hand_on(self) -> None:
+        """Send the rank's share of the activations to the next pipeline stage."""
+        transfer = self._shape.hands_on
+        if transfer is None:
+            return
+        self._nodes.append(
+            Node(
+                len(self._nodes),
+                NodeKind.SEND,
+                f"activations_to_stage_{transfer.stage}",
+                data_deps=self._last,
+                size_slot=transfer.slot,
+                peer=transfer.first_position + self._rank,
+                tag=ACTIVATION_TAG,
+                part=transfer.part,
+            )
+        )
+
+    def _collective(self, name: str, kind: CollectiveKind, size_slot: int | None) -> None:
         node_id = len(self._nodes)
         self._nodes.append(
             Node(
                 node_id,
                 NodeKind.COLL,
-                f"{row.name}_{what}",
+                name,
                 data_deps=self._last,
                 size_slot=size_slot,
                 collective=kind,
@@ -236,7 +291,7 @@ class _RankGraph:
     def _add_sends(self, index: int, row: RowShape) -> None:
         for target in self._shape.targets:
             for slot, transfer in enumerate(target.transfers, start=target.first_slot):
-                if transfer.source_rank != self._rank:
+                if transfer.source_rank != self._rank or row.block not in target.blocks:
                     continue
                 self._nodes.append(
                     Node(
@@ -258,7 +313,7 @@ def _receive_graph(shape: TraceShape, target: KvTarget, rank: int) -> Graph:
     incoming = [
         (index, row, slot, transfer)
         for index, row in enumerate(shape.rows)
-        if row.kv_ready
+        if row.kv_ready and row.block in target.blocks
         for slot, transfer in enumerate(target.transfers, start=target.first_slot)
         if transfer.target_rank == rank
     ]
@@ -283,6 +338,21 @@ def _into_host_memory(received: Node, node_id: int) -> Node:
         copy_engine=True,
         part=received.part,
     )
+
+
+def _activation_graph(transfer: ActivationTransfer, rank: int) -> Graph:
+    """Receive of one rank of the next pipeline stage."""
+    name = f"activations_from_stage_{transfer.stage - 1}"
+    receive = Node(
+        0,
+        NodeKind.RECV,
+        name,
+        size_slot=transfer.slot,
+        peer=rank,
+        tag=ACTIVATION_TAG,
+        part=transfer.part,
+    )
+    return Graph((receive,))
 
 
 def _receive(node_id: int, row: RowShape, index: int, slot: int, transfer: HeadTransfer, part: int) -> Node:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from inference_serving.kv_cache import KvCache
 from inference_serving.kv_channels import KvChannels
 from inference_serving.kv_tiers import KvTiers
 from inference_serving.pim_trace import offloaded_attention
+from inference_serving.pipeline_costs import make_forecaster
+from inference_serving.pipeline_scheduler import PipelineScheduler
 from inference_serving.policies import make_prefill_policy, policy_names
-from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
 from inference_serving.prefill_backlog import PrefillBacklog
 from inference_serving.prefill_costs import PrefillCosts
@@ -31,24 +32,42 @@ from inference_serving.sub_batches import SubBatchTraces
 from inference_serving.trace_generator import NO_MOVES, TraceGenerator
 from inference_serving.trace_shape import KvMoveKind
 
+NOBODYS: Final = Batch(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), 1, 0, 0)
+"""A dummy batch as its scheduler and whoever watches see it: no request has any of it."""
+
 
 @dataclass(slots=True)
 class Formed:
-    """A batch that has been formed and not yet submitted; the host has prepared it by ``ready_ns``."""
+    """A batch that has been formed and not yet submitted; the host has prepared it by ``ready_ns``.
+
+    ``requests`` are its rows, in running order.
+    """
 
     batch: Batch
+    requests: Sequence[Request]
     outgoing: dict[int, list[tuple[Request, int]]]
-    moves: Mapping[KvMoveKind, int]
+    moves: Sequence[Mapping[KvMoveKind, int]]
+    """Of each pipeline stage."""
     ready_ns: int
+
+    def kv_tokens(self) -> dict[int, int]:
+        """Tokens whose KV goes to each decode instance."""
+        return {target: sum(tokens for _, tokens in sent) for target, sent in self.outgoing.items()}
 
 
 @dataclass(slots=True)
 class InFlight:
-    """The iteration that an instance is running; it began at ``start_ns``, its step overhead included."""
+    """The iteration that an instance is running; it began at ``start_ns``, its step overhead included.
+
+    With pipeline stages: the stage of a batch that began last. ``number`` counts the instance's iterations from 0;
+    ``requests`` are the rows of the batch, in running order, while the iteration is being submitted.
+    """
 
     batch: Batch
     ticket: int
     start_ns: int
+    number: int
+    requests: Sequence[Request]
 
 
 class Admission(Protocol):
@@ -78,6 +97,8 @@ def make_scheduler(
     may_admit = None if admission is None else admission.may_admit
     if spec.role is Role.DECODE and settings.scheduling_policy not in policy_names():
         settings = replace(settings, scheduling_policy="fcfs")
+    if spec.pp_size > 1:
+        return PipelineScheduler(settings, kv_cache, spec.pp_size, hands_over=hands_over, may_admit=may_admit)
     if settings.speculation is not None:
         assert draft_rng is not None
         return SpeculativeScheduler(settings, kv_cache, draft_rng, may_admit=may_admit)
@@ -119,7 +140,7 @@ class Instance:
         self.latency = costs.latency
         self.overhead = costs.overhead
         self.costs = costs
-        self._forecaster = Forecaster(
+        self._forecaster = make_forecaster(
             costs, PolicyOptions(chunk=REFERENCE_CHUNK_TOKENS), REFERENCE_CHUNK_TOKENS
         )
         pool = PrefixKvCache if spec.scheduler.enable_prefix_caching else KvCache
@@ -138,6 +159,10 @@ class Instance:
         self.host_free_ns = 0
         self.iterations = 0
         self.busy_ns = 0
+        self.stage_busy_ns = [0] * spec.pp_size
+        """How long each pipeline stage has run; not counted where there is only one."""
+        self._forms_ahead = spec.pp_size > 1 or spec.scheduler.async_scheduling
+        self._no_moves = (NO_MOVES,) * spec.pp_size
         self._unfinished = 0
 
     @property
@@ -155,7 +180,9 @@ class Instance:
 
     def prefill_queue(self) -> Sequence[QueuedPrefill]:
         """Prompts that the running iteration will leave unfinished, in no order."""
-        return self.backlog.queue(None if self.in_flight is None else self.in_flight.batch)
+        # with stages, what is on its way counts as computed already
+        in_flight = self.in_flight if self.spec.pp_size == 1 else None
+        return self.backlog.queue(None if in_flight is None else in_flight.batch)
 
     def residual_ns(self, now_ns: int) -> int:
         """Predicted prefill time that the running iteration still takes; 0 if none runs."""
@@ -176,9 +203,23 @@ class Instance:
         """Time before a batch (or a layer group of one) runs: host overhead, and the making of its drafts."""
         return self.overhead.before(batch.layer_group) + self._draft_step_ns * batch.draft_steps
 
-    def take_moves(self, batch: Batch) -> Mapping[KvMoveKind, int]:
-        """Bytes of each NPU that the coming iteration loads from elsewhere and stores there."""
-        return NO_MOVES if self.tiers is None else self.tiers.take_moves(batch.layer_group)
+    def rows(self) -> Sequence[Request]:
+        """Rows of the batch that has just been formed, for as long as it takes until it is submitted."""
+        at_once = self.spec.pp_size == 1 and not self.spec.scheduler.async_scheduling
+        return self.scheduler.running if at_once else list(self.scheduler.running)
+
+    def begin(self, formed: Formed | None, ticket: int, now_ns: int, number: int | None = None) -> None:
+        """An iteration is with the engine; None: a dummy, of which no request has anything.
+
+        ``number`` is that of the iteration, by default the one after all that have ended.
+        """
+        number = self.iterations if number is None else number
+        batch, rows = (NOBODYS, ()) if formed is None else (formed.batch, formed.requests)
+        self.in_flight = InFlight(batch, ticket, now_ns, number, rows)
+
+    def take_moves(self, batch: Batch) -> Sequence[Mapping[KvMoveKind, int]]:
+        """Bytes of each NPU of each stage that the coming iteration loads from elsewhere and stores there."""
+        return self._no_moves if self.tiers is None else self.tiers.take_moves(batch.layer_group)
 
     def isolated_prefill_ns(self, prompt_tokens: int, computed: int = 0) -> int:
         """Predicted time of a prompt alone here, of which ``computed`` tokens have KV already.

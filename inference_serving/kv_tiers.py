@@ -58,17 +58,26 @@ class KvTiers:
         self._rank_bytes = layer * spec.model.num_hidden_layers
         self._ranks = spec.tp_size
         self._kind = f"{spec.model.name}/{spec.precision.kv_bits}/{spec.tp_size}"
+        blocks = spec.model.num_hidden_layers
+        self._blocks = [stage.blocks(blocks) for stage in spec.stages()] or [range(blocks)]
+        """Blocks of each pipeline stage; a rank has the KV of those of its stage."""
+        self._layer_bytes = layer
         self._swap_memory: Counter[MemoryId] = Counter()
-        self._swap_moves: Counter[Place] = Counter()
         for block in spec.placement.blocks if self.swaps else ():
-            memory = MemoryId.of(block.evicted_kv, spec.node_id)
-            self._swap_memory[memory] += layer * spec.tp_size
-            if block.kv != block.evicted_kv:
-                self._swap_moves[block.evicted_kv] += layer
-        self._moves: Counter[KvMoveKind] = Counter()
+            self._swap_memory[MemoryId.of(block.evicted_kv, spec.node_id)] += layer * spec.tp_size
+        self._swap_moves = [self._swapped(spec, numbers) for numbers in self._blocks]
+        self._moves: list[Counter[KvMoveKind]] = [Counter() for _ in self._blocks]
         self._pending: dict[ChunkKey, int] = {}
         self._writing: deque[dict[ChunkKey, int]] = deque()
         """Chunks of the iterations that have been formed and have not ended, oldest first."""
+
+    def _swapped(self, spec: InstanceSpec, blocks: range) -> Counter[Place]:
+        """Bytes of a token that a rank moves to each place if its request gives way, for these blocks."""
+        moves: Counter[Place] = Counter()
+        for block in [spec.placement.blocks[number] for number in blocks] if self.swaps else ():
+            if block.kv != block.evicted_kv:
+                moves[block.evicted_kv] += self._layer_bytes
+        return moves
 
     def available(self, request: Request, here: int) -> int:
         """Tokens of a request without KV that need not be computed, of which ``here`` are on the NPU."""
@@ -86,7 +95,7 @@ class KvTiers:
         kept = request.swapped_tokens > here
         if kept:
             self.swap_statistics.reloaded_tokens += loaded
-            self._move("kv_load", self._swap_moves, loaded)
+            self._swap("kv_load", loaded)
         if request.swapped_tokens:
             self._forget_swapped(request)
         if not kept and self.pool is not None:
@@ -97,7 +106,7 @@ class KvTiers:
                     statistics.hit_tokens += loaded
             if loaded:
                 self.pool.touch(self._keys(request)[: -(-tokens // self.chunk_tokens)])
-                self._move_to_or_from_pool("kv_load", loaded)
+                self._add_pool_moves(self._moves, "kv_load", loaded)
         return tokens
 
     def evict(self, request: Request, tokens: int) -> None:
@@ -112,7 +121,7 @@ class KvTiers:
             return
         request.swapped_tokens = tokens
         self.swap_statistics.evicted_tokens += tokens
-        self._move("kv_evict", self._swap_moves, tokens)
+        self._swap("kv_evict", tokens)
 
     def forget(self, request: Request) -> None:
         """A request has ended while its KV was kept: nobody needs it any more."""
@@ -140,30 +149,30 @@ class KvTiers:
             for key in reversed(written):  # the tail of a prefix is the first to go
                 self.pool.store(key, self.chunk_tokens * self._rank_bytes * self._ranks)
 
-    def take_moves(self, layer_group: LayerGroup) -> Mapping[KvMoveKind, int]:
-        """Bytes of each NPU that come before the first layer group and after the last, by kind of row."""
-        moves: Counter[KvMoveKind] = Counter()
+    def take_moves(self, layer_group: LayerGroup) -> Sequence[Mapping[KvMoveKind, int]]:
+        """Bytes of each NPU that come before the first layer group and after the last, by pipeline stage and kind
+        of row."""
+        moves: list[Counter[KvMoveKind]] = [Counter() for _ in self._blocks]
         if layer_group.is_first:
             moves, self._moves = self._moves, moves
         if layer_group.is_last:
             if self._pending:
-                moves.update(self._pool_moves("kv_store", len(self._pending) * self.chunk_tokens))
+                self._add_pool_moves(moves, "kv_store", len(self._pending) * self.chunk_tokens)
             self._writing.append(self._pending)
             self._pending = {}
         return moves
 
-    def _move(self, name: str, layer_bytes: Mapping[Place, int], tokens: int) -> None:
-        for place, size in layer_bytes.items():
-            self._moves[KvMoveKind(name, place)] += size * tokens
+    def _swap(self, name: str, tokens: int) -> None:
+        for moves, layer_bytes in zip(self._moves, self._swap_moves, strict=True):
+            for place, size in layer_bytes.items():
+                moves[KvMoveKind(name, place)] += size * tokens
 
-    def _move_to_or_from_pool(self, name: str, tokens: int) -> None:
-        self._moves.update(self._pool_moves(name, tokens))
-
-    def _pool_moves(self, name: str, tokens: int) -> dict[KvMoveKind, int]:
+    def _add_pool_moves(self, moves: Sequence[Counter[KvMoveKind]], name: str, tokens: int) -> None:
         assert self.pool is not None
         places = self.pool.places
-        share = -(-tokens * self._rank_bytes // len(places))
-        return {KvMoveKind(name, place): share for place in places}
+        for stage_moves, blocks in zip(moves, self._blocks, strict=True):
+            share = -(-tokens * self._layer_bytes * len(blocks) // len(places))
+            stage_moves.update({KvMoveKind(name, place): share for place in places})
 
     def _forget_swapped(self, request: Request) -> None:
         self._spare.give_back(self._swap_needs(request.swapped_tokens))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from inference_serving.layer_group import WHOLE_MODEL
+from inference_serving.pipeline_stage import ModelPart
 from inference_serving.placement import NPU, Place, Placement, row_layers
-from llm_profile.layers import kv_bytes_per_token, stored_elements, weight_bytes
+from llm_profile.layers import kv_bytes_per_token, parameters_per_rank, stored_elements
 from llm_profile.model_config import ModelConfig
 
 GIB = 1 << 30
@@ -70,20 +72,22 @@ def plan_memory(
     *,
     placement: Placement | None = None,
     ep_size: int = 1,
+    part: ModelPart = WHOLE_MODEL,
 ) -> MemoryPlan:
     """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens.
 
     ``placement`` None places all on the NPU. Whole experts are spread over ``ep_size`` NPUs; 1: they are split over
-    those of the instance.
+    those of the stage. The NPU holds ``part`` of the model.
     """
     layer_bytes = block_size * kv_bytes_per_token(model, tp_size, precision.kv_bits)
-    kv_layers = model.num_hidden_layers
-    weights = weight_bytes(model, tp_size, precision.weight_bits, ep_size)
+    blocks = part.blocks(model.num_hidden_layers)
+    kv_layers = len(blocks)
+    weights = _part_parameters(model, tp_size, ep_size, part) * precision.weight_bits // 8
     if placement is not None and not placement.is_plain:
-        kv_layers = sum(block.kv == NPU for block in placement.blocks)
+        kv_layers = sum(placement.blocks[block].kv == NPU for block in blocks)
     if placement is not None and not placement.keeps_weights:
-        weights = weight_bytes_by_place(model, tp_size, precision, placement, ep_size).get(NPU, 0)
-        weights += prefetch_buffer_bytes(model, tp_size, precision, placement, ep_size)
+        weights = weight_bytes_by_place(model, tp_size, precision, placement, ep_size, part).get(NPU, 0)
+        weights += prefetch_buffer_bytes(model, tp_size, precision, placement, ep_size, part)
     return MemoryPlan(
         usable_bytes=int(mem_size_gb * GIB * utilization),
         weight_bytes=weights,
@@ -91,19 +95,49 @@ def plan_memory(
     )
 
 
+def _part_parameters(model: ModelConfig, tp_size: int, ep_size: int, part: ModelPart) -> int:
+    """Weights of one rank in a part of the model; tied embeddings count once, unless they are in two parts."""
+    if part.is_first and part.is_last:
+        return parameters_per_rank(model, tp_size, ep_size)
+    return sum(
+        stored_elements(model, layer, tp_size, ep_size)
+        for _, layer, here in _rows_of_part(model, part)
+        if here
+    )
+
+
+def _rows_of_part(model: ModelConfig, part: ModelPart) -> Iterator[tuple[int | None, str, bool]]:
+    """(block, layer, whether the part has it) of every row of a model."""
+    blocks = part.blocks(model.num_hidden_layers)
+    for block, layer in row_layers(model):
+        edge = part.is_first if layer == "embedding" else part.is_last
+        yield block, layer, edge if block is None else block in blocks
+
+
 def weight_bytes_by_place(
-    model: ModelConfig, tp_size: int, precision: Precision, placement: Placement, ep_size: int = 1
+    model: ModelConfig,
+    tp_size: int,
+    precision: Precision,
+    placement: Placement,
+    ep_size: int = 1,
+    part: ModelPart = WHOLE_MODEL,
 ) -> Mapping[Place, int]:
     """Bytes of one rank's weights in each place, its share of the experts among them; tied embeddings count once."""
     found: Counter[Place] = Counter()
-    for (_, layer), place in zip(row_layers(model), placement.weights, strict=True):
-        if not (layer == "lm_head" and model.tie_word_embeddings):
+    tied = model.tie_word_embeddings and part.is_first
+    for (_, layer, here), place in zip(_rows_of_part(model, part), placement.weights, strict=True):
+        if here and not (layer == "lm_head" and tied):
             found[place] += _row_bytes(model, layer, tp_size, precision, ep_size)
     return found
 
 
 def prefetch_buffer_bytes(
-    model: ModelConfig, tp_size: int, precision: Precision, placement: Placement, ep_size: int = 1
+    model: ModelConfig,
+    tp_size: int,
+    precision: Precision,
+    placement: Placement,
+    ep_size: int = 1,
+    part: ModelPart = WHOLE_MODEL,
 ) -> int:
     """Bytes on each NPU for weights that are not kept there: the most that is loaded at once.
 
@@ -111,8 +145,10 @@ def prefetch_buffer_bytes(
     the blocks count as a block each).
     """
     stages = [0] * (model.num_hidden_layers + 2)
-    for row, ((block, layer), place) in enumerate(zip(row_layers(model), placement.weights, strict=True)):
-        if place != NPU:
+    for row, ((block, layer, here), place) in enumerate(
+        zip(_rows_of_part(model, part), placement.weights, strict=True)
+    ):
+        if here and place != NPU:
             stage = block + 1 if block is not None else (-1 if row else 0)
             stages[stage] += _row_bytes(model, layer, tp_size, precision, ep_size)
     window = placement.prefetch_blocks + 1

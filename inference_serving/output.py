@@ -20,6 +20,7 @@ from inference_serving.metrics import (
     throughput,
 )
 from inference_serving.pim_model import PimSpec
+from inference_serving.pipeline_report import PipelineSummary
 from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
 from inference_serving.prefix_pool import PrefixPool
 from inference_serving.session_summary import SessionSummary, session_facts, session_lines, summarise_sessions
@@ -69,6 +70,8 @@ class InstanceSummary:
     peak_paused_kv_blocks: int
     """Most KV blocks that half-done prompts held while they were not running."""
     latency: LatencySummary
+    pipeline: PipelineSummary | None = None
+    """Its pipeline stages; None: it has one stage only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             prefix=instance.kv_cache.statistics,
             tiers=instance.tiers,
             drafts=instance.scheduler.draft_statistics,
+            pipeline=PipelineSummary.of(instance),
             peak_paused_kv_blocks=instance.scheduler.peak_paused_blocks,
             latency=summarise(served.get(instance_id, [])),
         )
@@ -252,6 +256,7 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
         "prefix_cache": instance.prefix and prefix_facts(instance.prefix),
         **tier_facts(instance.tiers),
         **draft_facts(instance.drafts),
+        **(instance.pipeline.facts() if instance.pipeline is not None else {}),
         "requests": instance.latency.requests,
         "latency_ms": _latency_facts(instance.latency),
     }
@@ -351,6 +356,8 @@ def _instance_lines(instance: InstanceSummary) -> list[str]:
         lines.append(_line("Prefix hit ratio (%)", f"{100 * instance.prefix.hit_ratio:.2f}"))
     lines += [_line(name, value) for name, value in tier_lines(instance.tiers)]
     lines += [_line(name, value) for name, value in draft_lines(instance.drafts)]
+    if instance.pipeline is not None:
+        lines += [_line(name, value) for name, value in instance.pipeline.lines()]
     for name, part in (
         ("TTFT", instance.latency.ttft),
         ("TPOT", instance.latency.tpot),

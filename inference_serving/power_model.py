@@ -16,6 +16,7 @@ from inference_serving.power.component import PoweredNode
 from inference_serving.power.ledger import NodeLedger
 from inference_serving.power.report import EnergyReport, NodeEnergy
 from inference_serving.power.request_energy import RequestEnergy
+from inference_serving.power.staged_energy import StagedEnergy
 from inference_serving.request import Batch, Int64Array
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.trace_generator import Trace
@@ -40,22 +41,37 @@ class PowerModel:
             spec.instance_id: of_node[spec.node_id] for spec in cluster.instances if spec.node_id in of_node
         }
         self._requests = RequestEnergy()
+        self._pipelines = {spec.instance_id: StagedEnergy(spec.pp_size) for spec in cluster.instances}
 
     def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
-        """An iteration begins."""
+        """An iteration, or a pipeline stage of one, begins."""
         ledger = self._ledger_of.get(instance.instance_id)
         if ledger is None:
             return
         assert instance.in_flight is not None
         ledger.start(trace, instance.in_flight.start_ns)
-        self._requests.start(instance.instance_id, instance.scheduler.running)
+        if trace.shape.is_first_stage:
+            lane = self._pipelines[instance.instance_id].begin()
+            self._requests.start((instance.instance_id, lane), instance.in_flight.requests)
+
+    def on_stage_end(self, now_ns: int, instance: Instance, stage: int) -> None:
+        """A pipeline stage has ended its part of an iteration."""
+        self._now_ns = now_ns
+        ledger = self._ledger_of.get(instance.instance_id)
+        if ledger is not None:
+            self._pipelines[instance.instance_id].add(stage, ledger.end(instance.instance_id, now_ns, stage))
 
     def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
         """An iteration has ended: its energy belongs to its requests."""
         self._now_ns = now_ns
         ledger = self._ledger_of.get(instance.instance_id)
-        if ledger is not None:
-            self._requests.end(instance.instance_id, batch, ledger.end(instance.instance_id, now_ns))
+        if ledger is None:
+            return
+        pipeline = self._pipelines[instance.instance_id]
+        if instance.spec.pp_size == 1:
+            pipeline.add(0, ledger.end(instance.instance_id, now_ns))
+        lane, energy_j = pipeline.finish()
+        self._requests.end((instance.instance_id, lane), batch, energy_j)
 
     def mean_power_w(self, interval_end_ns: int) -> float:
         """Mean power of all nodes in the interval that ends at ``interval_end_ns``, as far as it has passed."""

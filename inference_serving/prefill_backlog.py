@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inference_serving.hol_scheduler import HolScheduler
-from inference_serving.policies.forecasting import Forecaster
+from inference_serving.pipeline_costs import make_forecaster
 from inference_serving.policies.options import PolicyOptions
 from inference_serving.policies.ordered import OrderedPolicy
-from inference_serving.policies.prefill import CostModel, PrefillJob
+from inference_serving.policies.prefill import PrefillJob
+from inference_serving.prefill_costs import PrefillCosts
 from inference_serving.request import Batch, Request
 from inference_serving.routing_target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
@@ -22,14 +23,14 @@ class PrefillBacklog:
     iterations are left out of all times.
     """
 
-    def __init__(self, scheduler: Scheduler, costs: CostModel) -> None:
+    def __init__(self, scheduler: Scheduler, costs: PrefillCosts) -> None:
         self._scheduler = scheduler
         self._costs = costs
         policy = scheduler.prefill_policy if isinstance(scheduler, HolScheduler) else None
         self._forecaster = (
             policy.forecaster
             if isinstance(policy, OrderedPolicy)
-            else Forecaster(costs, PolicyOptions(), scheduler.settings.longest_chunk)
+            else make_forecaster(costs, PolicyOptions(), scheduler.settings.longest_chunk)
         )
 
     def predict_ns(self, request: Request) -> int:

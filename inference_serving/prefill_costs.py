@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from inference_serving.trace_generator import Trace, TraceGenerator
 from inference_serving.trace_shape import DURATION_SLOT
 from llm_profile.latency import LatencyModel
 
-_ATTENTION = DURATION_SLOT["attn"]
+ATTENTION_SLOT = DURATION_SLOT["attn"]
 
 
 class SerialTimes:
@@ -35,6 +35,12 @@ class SerialTimes:
 
     def wave_ns(self, traces: Sequence[Trace], index: int) -> int:
         """Engine time of traces that run together, less the layers' times of one of them."""
+        trace = traces[index]
+        layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace))
+        return self.parts_ns(traces)[0] - layers_ns
+
+    def parts_ns(self, traces: Sequence[Trace]) -> Mapping[int, int]:
+        """Engine time of traces that run together until each part of them is done."""
         if self._engine is None:
             self._engine = EngineController(self._cluster)
         start_ns = self._engine.now_ns
@@ -42,10 +48,10 @@ class SerialTimes:
             self._engine.submit_wave(traces, start_ns)
         else:
             self._engine.submit(traces[0], start_ns)
-        (done,) = self._engine.advance(None)
-        trace = traces[index]
-        layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace))
-        return done.finish_ns - start_ns - layers_ns
+        parts: dict[int, int] = {}
+        while len(parts) < len(traces[0].shape.npus_of_part):
+            parts |= {done.part: done.finish_ns - start_ns for done in self._engine.advance(None)}
+        return parts
 
 
 class PrefillCosts:
@@ -95,15 +101,22 @@ class PrefillCosts:
 
     def _price_dense(self, tokens: int, sequences: int, layer_group: LayerGroup) -> int:
         """Everything but attention: layers, host overhead, and what the engine adds."""
-        even = [(tokens // sequences + (index < tokens % sequences), 0) for index in range(sequences)]
-        batch = _batch(even, layer_group)
+        batch = even_batch(tokens, sequences, layer_group)
         if self._wave is None:
             trace = self._traces.synthesize_trace(batch, {}, {})
             serial_ns = self._serial_ns(trace)
         else:
             trace, serial_ns = self._wave(batch)
-        layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace) if slot != _ATTENTION)
+        layers_ns = sum(
+            max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace) if slot != ATTENTION_SLOT
+        )
         return layers_ns + self.overhead.before(layer_group) + serial_ns
+
+
+def even_batch(tokens: int, sequences: int, layer_group: LayerGroup = WHOLE_MODEL) -> Batch:
+    """Prompts of the same length, up to one token, of which nothing is cached."""
+    even = [(tokens // sequences + (index < tokens % sequences), 0) for index in range(sequences)]
+    return _batch(even, layer_group)
 
 
 def _slots(trace: Trace) -> Iterator[int]:

@@ -87,7 +87,7 @@ class RunningTable:
         leaving = []
         for row in rows:
             request = self.requests[row]
-            self._close_segment(int(row), self.clock.count)
+            self._close_segment(int(row), self._clock_of(int(row)).count)
             request.computed = int(self.computed[row])
             request.generated = int(self.target[row] - self.prompt[row])
             request.blocks = int(self.blocks[row])
@@ -151,8 +151,12 @@ class RunningTable:
     def _close_segment(self, row: int, stop: int) -> None:
         start = int(self.since[row])
         if 0 <= start < stop:
-            self.requests[row].token_time_parts.append(self.clock.times_ns(start, stop))
+            self.requests[row].token_time_parts.append(self._clock_of(row).times_ns(start, stop))
         self.since[row] = -1
+
+    def _clock_of(self, row: int) -> EmissionClock:
+        """The clock that a row's token times are taken from."""
+        return self.clock
 
     def trim_clock(self) -> None:
         """Let the clock forget what no running request needs."""

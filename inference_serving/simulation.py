@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from inference_serving.controller import EngineController, make_controller
 from inference_serving.disaggregation import KvMover
 from inference_serving.gate_function import ExpertRouting, make_expert_routing
 from inference_serving.host_overhead import HostOverhead
-from inference_serving.instance import Formed, InFlight, Instance
-from inference_serving.prefill_costs import PrefillCosts, SerialTimes
+from inference_serving.instance import NOBODYS, Formed, Instance
+from inference_serving.pipeline import PipelineGroup, StageRun
+from inference_serving.pipeline_costs import make_costs
+from inference_serving.prefill_costs import SerialTimes
 from inference_serving.request import Batch, Request
 from inference_serving.request_spec import RequestSpec
 from inference_serving.router import make_decode_router, make_router
@@ -23,7 +26,7 @@ from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
 from inference_serving.tier_builder import make_tiers
 from inference_serving.trace_generator import Trace
-from inference_serving.wave import NOBODYS, DpGroup, PredictedWave, predicted_waves
+from inference_serving.wave import DpGroup, PredictedWave, predicted_waves
 from llm_profile.latency import LatencyModel
 
 _ITERATION_PART = 0
@@ -38,11 +41,20 @@ class RunObserver(Protocol):
     """Sees a run as it goes; must not change anything."""
 
     def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
-        """An iteration has been handed to the engine."""
+        """An iteration (with pipeline stages: a stage of it) has been handed to the engine."""
         ...
 
     def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
         """An iteration has ended."""
+        ...
+
+
+@runtime_checkable
+class StageObserver(Protocol):
+    """A :class:`RunObserver` that wants to know, too, when pipeline stages have ended their part of a batch."""
+
+    def on_stage_end(self, now_ns: int, instance: Instance, stage: int) -> None:
+        """A stage of an instance has ended its part of a batch."""
         ...
 
 
@@ -67,20 +79,16 @@ class Simulation:
         for spec in cluster.instances:
             latency = latencies[spec.instance_id]
             routings = _expert_routings(spec, config, expert_rng)
-            costs = PrefillCosts(
-                spec,
-                latency,
-                HostOverhead.of(config, latency),
-                serial.ns,
-                routings[0],
-                waves.get(spec.instance_id),
-            )
+            overhead = HostOverhead.of(config, latency)
+            wave = waves.get(spec.instance_id)
+            costs = make_costs(spec, latency, overhead, serial, routings[0], wave)
             admission = self._mover if spec.role is Role.PREFILL else None
             tier = tiers.get(spec.instance_id)
             drafts = draft_rng.spawn(1)[0]
             self.instances[spec.instance_id] = Instance(spec, costs, admission, tier, routings[1], drafts)
-        self._groups = self._form_groups(cluster, config, expert_rng)
+        self._stage_runs: dict[int, StageRun] = {}
         self._decode_specs = {spec.instance_id: spec for spec in cluster.with_role(Role.DECODE)}
+        self._groups = self._form_groups(cluster, config, expert_rng)
         self._entries = [
             self.instances[s.instance_id] for s in cluster.with_role(Role.COLOCATED, Role.PREFILL)
         ]
@@ -101,14 +109,29 @@ class Simulation:
 
     def _form_groups(
         self, cluster: Cluster, config: SimulationConfig, rng: np.random.Generator
-    ) -> dict[int, DpGroup]:
-        """Data-parallel groups by the instances in them."""
-        groups: dict[int, DpGroup] = {}
+    ) -> dict[int, DpGroup | PipelineGroup]:
+        """Data-parallel groups and pipelines by the instances in them."""
+        groups: dict[int, DpGroup | PipelineGroup] = {}
         for specs in cluster.dp_groups():
             members = [self.instances[spec.instance_id] for spec in specs]
-            group = DpGroup(members, _expert_routings(specs[0], config, rng)[0])
+            group: DpGroup | PipelineGroup
+            group = wave = DpGroup(members, _expert_routings(specs[0], config, rng)[0])
+            if specs[0].pp_size > 1:
+                group = PipelineGroup(members, wave.stages_of, self._stage_runs, self)
             groups |= {spec.instance_id: group for spec in specs}
+        for instance in self.instances.values():
+            if instance.spec.pp_size > 1 and instance.instance_id not in groups:
+                make = partial(self._stages_of, instance)
+                groups[instance.instance_id] = PipelineGroup([instance], make, self._stage_runs, self)
         return groups
+
+    def _stages_of(self, instance: Instance, formed: Sequence[Formed | None]) -> list[list[Trace]]:
+        """Traces of an instance's batch, by pipeline stage."""
+        (one,) = formed
+        assert one is not None
+        self._mover.count_sent(one.outgoing)
+        stages = instance.traces.synthesize_stages(one.batch, one.kv_tokens(), self._decode_specs, one.moves)
+        return [[trace] for trace in stages]
 
     @staticmethod
     def _predict_waves(
@@ -175,21 +198,24 @@ class Simulation:
     def _start_iteration(self, instance: Instance) -> None:
         group = self._groups.get(instance.instance_id)
         if group is not None:
-            self._start_wave(group)
+            if isinstance(group, DpGroup):
+                self._start_wave(group)
+            else:
+                group.fill()
             return
-        formed = instance.ahead or self._form(instance)
+        formed = instance.ahead or self.form(instance)
         instance.ahead = None
         if formed is None:
             return
         self._submit(instance, formed)
         if instance.spec.scheduler.async_scheduling:
-            instance.ahead = self._form(instance)
+            instance.ahead = self.form(instance)
 
     def _start_wave(self, group: DpGroup) -> None:
         """Start an iteration of all instances of a group if one has work and none is in the last wave still."""
         if any(member.in_flight is not None for member in group.members):
             return
-        formed = [self._form(member) for member in group.members]
+        formed = [self.form(member) for member in group.members]
         ready_ns = [one.ready_ns for one in formed if one is not None]
         if not ready_ns:
             return
@@ -198,12 +224,13 @@ class Simulation:
         batches = [None if one is None else one.batch for one in formed]
         ticket, traces = group.submit(self.controller, batches, max(now_ns, *ready_ns))
         self._running[ticket] = group.members
-        for member, batch, trace in zip(group.members, batches, traces, strict=True):
-            member.in_flight = InFlight(batch or NOBODYS, ticket, now_ns)
+        for member, one, trace in zip(group.members, formed, traces, strict=True):
+            member.begin(one, ticket, now_ns)
             for observer in self._observers:
                 observer.on_submit(member, trace, ticket)
 
-    def _form(self, instance: Instance) -> Formed | None:
+    def form(self, instance: Instance) -> Formed | None:
+        """The next batch of an instance, None if it has no work."""
         now_ns = self.controller.now_ns
         starved = instance.scheduler.starved
         batch = instance.scheduler.schedule(now_ns)
@@ -217,21 +244,42 @@ class Simulation:
         if instance.spec.role is Role.PREFILL:
             outgoing = self._mover.tokens_to_send(instance, batch)
         instance.host_free_ns = max(now_ns, instance.host_free_ns) + instance.host_ns(batch)
-        return Formed(batch, outgoing, instance.take_moves(batch), instance.host_free_ns)
+        moves = instance.take_moves(batch)
+        return Formed(batch, instance.rows(), outgoing, moves, instance.host_free_ns)
 
     def _submit(self, instance: Instance, formed: Formed) -> None:
         """Start an iteration, as soon as the host has prepared it."""
         batch, now_ns = formed.batch, self.controller.now_ns
-        kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in formed.outgoing.items()}
-        trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs, formed.moves)
+        trace = instance.traces.synthesize_trace(
+            batch, formed.kv_tokens(), self._decode_specs, formed.moves[0]
+        )
         ticket = self.controller.submit(trace, max(now_ns, formed.ready_ns))
         self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
-        instance.in_flight = InFlight(batch, ticket, now_ns)
+        instance.begin(formed, ticket, now_ns)
         self._running[ticket] = (instance,)
         for observer in self._observers:
             observer.on_submit(instance, trace, ticket)
 
+    def note_submitted(self, instance: Instance, formed: Formed | None, trace: Trace) -> None:
+        """A pipeline stage of an instance's batch is with the engine."""
+        assert instance.in_flight is not None
+        ticket = instance.in_flight.ticket
+        if formed is not None:
+            self._mover.sent(ticket, formed.outgoing, all_layers=False)
+        for observer in self._observers:
+            observer.on_submit(instance, trace, ticket)
+
+    def note_stage_end(self, instance: Instance, stage: int, end_ns: int) -> None:
+        """A pipeline stage of an instance has ended its part of a batch."""
+        for observer in self._observers:
+            if isinstance(observer, StageObserver):
+                observer.on_stage_end(end_ns, instance, stage)
+
     def _complete(self, completion: Completion) -> None:
+        if self._stage_runs:
+            run = self._stage_runs.get(completion.ticket)
+            if run is not None and run.group.completed(run, completion):
+                return
         if completion.part == _ITERATION_PART:
             for instance in self._running.pop(completion.ticket):
                 self._finish_iteration(instance, completion.finish_ns)
@@ -244,6 +292,10 @@ class Simulation:
         batch = instance.in_flight.batch
         instance.busy_ns += end_ns - instance.in_flight.start_ns
         instance.in_flight = None
+        self.settle(instance, batch, end_ns)
+
+    def settle(self, instance: Instance, batch: Batch, end_ns: int) -> None:
+        """A batch has ended: tokens out, blocks back, and whoever waited for that may try."""
         outcome = _NOTHING
         if batch is not NOBODYS:
             instance.iterations += 1

@@ -1,7 +1,7 @@
 """Writes chosen iterations as text traces, Chakra ``.et`` files and the engine's other inputs.
 
 Each iteration gets a folder of its own, ``instance_I/iteration_K``, that ``python -m astra_sim`` runs with
-the same cycles as the iteration had here.
+the same cycles as the iteration had here; with pipeline stages a folder ``stage_S`` in it for each of them.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ class TraceDump:
 
     def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
         """Write the iteration if it is one of the chosen."""
-        if instance.iterations not in self._settings.iterations:
+        assert instance.in_flight is not None
+        number = instance.in_flight.number
+        if number not in self._settings.iterations:
             return
-        folder = (
-            self._settings.folder / f"instance_{instance.instance_id}" / f"iteration_{instance.iterations}"
-        )
+        folder = self._settings.folder / f"instance_{instance.instance_id}" / f"iteration_{number}"
+        if trace.shape.stage is not None:
+            folder /= f"stage_{trace.shape.stage.part}"
         write_whole(folder / "trace.txt", trace_text(instance.spec, trace.rows()))
         write_engine_inputs(folder, self._cluster, trace, self._settings.et_dialect)
 
@@ -58,7 +60,7 @@ def trace_text(instance: InstanceSpec, rows: Iterable[TraceRow]) -> str:
     """The published text form: a line with the kind of instance, the number of rows, a header, the rows."""
     kind = "COLOCATED" if instance.role is Role.COLOCATED else instance.role.name
     lines = list(_body(rows))
-    head = [f"{kind}\t\tmodel_parallel_NPU_group: 1", str(len(lines)), _line(_HEADER)]
+    head = [f"{kind}\t\tmodel_parallel_NPU_group: {instance.pp_size}", str(len(lines)), _line(_HEADER)]
     return "\n".join(head + lines) + "\n"
 
 

@@ -7,7 +7,7 @@ vectors of numbers; typed rows, as in the published text trace, are made from th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -16,9 +16,10 @@ import numpy as np
 from inference_serving.cluster import InstanceSpec
 from inference_serving.expert_times import ExpertTally, ExpertTimes, ExpertWork, WaveShare
 from inference_serving.gate_function import Balanced, ExpertRouting
-from inference_serving.layer_group import LayerGroup
 from inference_serving.layer_times import LayerTimes, ProvenanceTally
+from inference_serving.memory_model import activation_bytes
 from inference_serving.pim_trace import offloaded_attention
+from inference_serving.pipeline_stage import ModelPart
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import (
     ALL_ON_NPU,
@@ -51,7 +52,7 @@ _ATTENTION = DURATION_SLOT["attn"]
 _LM_HEAD = DURATION_SLOT["lm_head"]
 _SHARED_EXPERTS = DURATION_SLOT[SHARED_EXPERTS]
 _NONE: Int64Array = np.empty(0, dtype=np.int64)
-_ShapeKey = tuple[LayerGroup, tuple[int, ...], tuple[KvMoveKind, ...], AttentionSplit]
+_ShapeKey = tuple[ModelPart, tuple[int, ...], tuple[KvMoveKind, ...], AttentionSplit]
 _SHOWN_BY_OUTPUT = frozenset(("attn", "act_fn"))
 _OWN_OUTPUT = frozenset(("v_proj", "rope"))
 
@@ -130,6 +131,8 @@ class Trace:
         weights = stored_elements(instance.model, row.layer, instance.tp_size, instance.ep_size)
         host = f"REMOTE:{instance.node_id}"
         comm_type, comm_bytes, misc = self._communication(row)
+        if following is None and self.shape.hands_on is not None:
+            misc = f"TO_STAGE_{self.shape.hands_on.stage}:{self.sizes[self.shape.hands_on.slot]}"
         return TraceRow(
             name=row.name,
             comp_ns=int(self.durations_ns[self.shape.duration_slot(row)]),
@@ -229,7 +232,7 @@ class Trace:
         if row.all_reduce:
             return "ALLREDUCE", int(self.sizes[ALL_REDUCE_SLOT]), "NONE"
         if row.kv_ready:
-            return "SEND", int(self.sizes[self.shape.kv_sent_slots].sum()), "KV"
+            return "SEND", self.shape.kv_sent_bytes(row, self.sizes), "KV"
         named = (("KV_READ", row.kv_read), ("KV_WRITE", row.kv_write), ("TO_PIM", row.to_pim))
         moved = [(name, access) for name, access in named if access is not None]
         if moved:
@@ -240,6 +243,17 @@ class Trace:
             size = int(self.sizes[self.shape.all_to_all_slot(row.draw)])
             return "ALLTOALL", size, "ALLGATHER" if row.combines else "NONE"
         return "NONE", 0, "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchWork:
+    """Times of a whole batch, whichever of its parts run: where attention runs, what the experts and channels do."""
+
+    durations_ns: Int64Array
+    split: AttentionSplit
+    experts: ExpertWork | None
+    wave: WaveShare | None
+    pim_tasks: Int64Array | None
 
 
 class TraceGenerator:
@@ -255,6 +269,7 @@ class TraceGenerator:
         self._experts = _expert_times(instance, latency, routing)
         self._expert_tally = ExpertTally()
         self._offloaded = offloaded_attention(instance)
+        self._stages = instance.stages()
         self._shapes: dict[_ShapeKey, TraceShape] = {}
         self._kv_layer_bytes = kv_bytes_per_token(
             instance.model, instance.tp_size, instance.precision.kv_bits
@@ -276,33 +291,67 @@ class TraceGenerator:
         where instances share them; the embedding reads the token ids from host memory and the sampled ids go
         back there.
         """
+        work = self._work(batch, len(batch.layer_group.blocks(self._instance.model.num_hidden_layers)), wave)
+        key = batch.layer_group, tuple(sorted(kv_tokens)), tuple(moves), work.split
+        return self._trace(self._shape(key, decode_instances), batch, kv_tokens, moves, work)
+
+    def synthesize_stages(
+        self,
+        batch: Batch,
+        kv_tokens: Mapping[int, int],
+        decode_instances: Mapping[int, InstanceSpec],
+        moves: Sequence[Mapping[KvMoveKind, int]] = (),
+        wave: WaveShare | None = None,
+    ) -> list[Trace]:
+        """Traces of one iteration, a trace for each pipeline stage; ``moves`` are by stage, if there are any.
+
+        The numbers are those of the whole iteration, looked up once: a stage's rows refer to those that it runs.
+        """
+        receivers = tuple(sorted(kv_tokens))
+        moves = moves or [NO_MOVES] * len(self._stages)
+        work = self._work(batch, self._instance.model.num_hidden_layers, wave)
+        traces = []
+        for stage, moved in zip(self._stages, moves, strict=True):
+            shape = self._shape((stage, receivers, tuple(moved), work.split), decode_instances)
+            traces.append(self._trace(shape, batch, kv_tokens, moved, work))
+        return traces
+
+    def _trace(
+        self,
+        shape: TraceShape,
+        batch: Batch,
+        kv_tokens: Mapping[int, int],
+        moves: Mapping[KvMoveKind, int],
+        work: _BatchWork,
+    ) -> Trace:
+        """The trace of a part of an iteration whose times are known."""
+        sizes = self._sizes(shape, batch, kv_tokens, moves)
+        if work.experts is not None:
+            self._expert_tally.count(work.experts, shape.blocks_of_draw)
+            self._add_expert_sizes(sizes, shape, batch.total_tokens, work.experts, work.wave)
+        return Trace(shape, work.durations_ns, sizes, batch.total_tokens, work.experts, work.pim_tasks)
+
+    def _work(self, batch: Batch, blocks: int, wave: WaveShare | None) -> _BatchWork:
+        """Times of a batch of which ``blocks`` blocks run."""
         tokens = batch.total_tokens
-        durations_ns, experts = self._layer_times.of(tokens).copy(), None
+        durations_ns, experts, pim_tasks = self._layer_times.of(tokens).copy(), None, None
         attention, split = batch.attention(), ALL_ON_NPU
         if self._offloaded is not None:
             attention, split = (*batch.prefill_chunks(), _NONE), self._offloaded.split(batch)
         attention_ns = self._latency.attention_ns(*attention) if split.on_npu else 0
         durations_ns[_ATTENTION] = attention_ns
-        key = batch.layer_group, tuple(sorted(kv_tokens)), tuple(moves), split
-        shape = self._shapes.get(key) or self._build_shape(key, decode_instances)
-        self._provenance.count(batch, len(shape.blocks), attention if split.on_npu else None, attention_ns)
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.logit_rows)[_LM_HEAD]
-        sizes = self._sizes(shape, batch, kv_tokens)
-        for move, moved in zip(shape.moves, moves.values(), strict=True):
-            sizes[move.access.slot] = moved
+        self._provenance.count(batch, blocks, attention if split.on_npu else None, attention_ns)
         if self._experts is not None:
             if self._instance.expert_groups > 1:  # shared experts are whole, and run the rank's own tokens
                 owned = -(-tokens // self._instance.tp_size)
                 durations_ns[_SHARED_EXPERTS] = self._layer_times.of(owned)[_SHARED_EXPERTS]
             experts = self._experts.of(tokens) if wave is None else wave.experts
             durations_ns = np.concatenate([durations_ns, experts.durations_ns])
-            self._expert_tally.count(experts, shape.blocks_of_draw)
-            self._add_expert_sizes(sizes, shape, tokens, experts, wave)
-        pim_tasks = None
         if self._offloaded is not None and split.in_memory:
             channel_ns, pim_tasks = self._offloaded.work(batch)
             durations_ns = np.concatenate([durations_ns, channel_ns])
-        return Trace(shape, durations_ns, sizes, tokens, experts, pim_tasks)
+        return _BatchWork(durations_ns, split, experts, wave, pim_tasks)
 
     @property
     def instance(self) -> InstanceSpec:
@@ -324,7 +373,13 @@ class TraceGenerator:
         sizes[shape.all_gather_slot] = owned * self._hidden_bytes
         sizes[shape.all_to_all_slots] = np.maximum(experts.busiest, sent) * self._hidden_bytes
 
-    def _sizes(self, shape: TraceShape, batch: Batch, kv_tokens: Mapping[int, int]) -> Int64Array:
+    def _sizes(
+        self,
+        shape: TraceShape,
+        batch: Batch,
+        kv_tokens: Mapping[int, int],
+        moves: Mapping[KvMoveKind, int],
+    ) -> Int64Array:
         sizes = shape.fixed_sizes.copy()
         sizes[TOKEN_IDS_SLOT] = batch.total_tokens * TOKEN_ID_BYTES
         sizes[SAMPLED_IDS_SLOT] = batch.logit_rows * TOKEN_ID_BYTES
@@ -341,13 +396,19 @@ class TraceGenerator:
             read, write = shape.streams_kv
             sizes[read.slot] = self._kv_layer_bytes * int(batch.context.dot(batch.grants > 0))
             sizes[write.slot] = self._kv_layer_bytes * batch.total_tokens
+        for move, moved in zip(shape.moves, moves.values(), strict=True):
+            sizes[move.access.slot] = moved
+        if shape.activation_slot is not None:
+            handed_on = activation_bytes(self._instance.model, self._instance.precision, batch.total_tokens)
+            sizes[shape.activation_slot] = -(-handed_on // self._instance.tp_size)
         return sizes
 
-    def _build_shape(self, key: _ShapeKey, decode_instances: Mapping[int, InstanceSpec]) -> TraceShape:
-        layer_group, targets, moves, attention = key
-        receivers = tuple(decode_instances[target] for target in targets)
-        draws = 1 if self._experts is None else self._experts.draws
-        self._shapes[key] = build_shape(self._instance, receivers, layer_group, moves, draws, attention)
+    def _shape(self, key: _ShapeKey, decode_instances: Mapping[int, InstanceSpec]) -> TraceShape:
+        if key not in self._shapes:
+            part, targets, moves, attention = key
+            receivers = tuple(decode_instances[target] for target in targets)
+            draws = 1 if self._experts is None else self._experts.draws
+            self._shapes[key] = build_shape(self._instance, receivers, part, moves, draws, attention)
         return self._shapes[key]
 
 

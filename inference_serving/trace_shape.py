@@ -6,6 +6,7 @@ engine compiled from it, stay. A row names *slots*: positions in the trace's ``d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +15,8 @@ import numpy as np
 
 from inference_serving.cluster import InstanceSpec
 from inference_serving.kv_transfer import HeadTransfer, head_transfers
-from inference_serving.layer_group import WHOLE_MODEL, LayerGroup
+from inference_serving.layer_group import WHOLE_MODEL
+from inference_serving.pipeline_stage import ModelPart, PipelineStage
 from inference_serving.placement import CPU, NPU, Place, row_layers
 from inference_serving.request import Int64Array
 from llm_profile.layers import EXPERTS, GATE, LAYERS, OTHER_LAYERS, stored_elements
@@ -30,14 +32,31 @@ _KV_READY_AFTER = "rope"
 
 @dataclass(frozen=True, slots=True)
 class KvTarget:
-    """A decode instance that receives KV: its number, the part of the ticket that counts its transfer,
-    the position of its first NPU in the trace's NPU list, and who sends what."""
+    """A decode instance that receives KV, or a pipeline stage of it: its number, the part of the ticket that counts
+    its transfer, the position of its first NPU in the trace's NPU list, who sends what, and KV of which blocks."""
 
     instance: InstanceSpec
     part: int
     first_position: int
     transfers: tuple[HeadTransfer, ...]
     first_slot: int
+    blocks: range
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationTransfer:
+    """What a pipeline stage hands on: every rank its share to the same rank of the next stage.
+
+    ``npus`` are those of the next stage, from ``first_position`` on in the trace's NPU list; ``part`` of the ticket
+    counts the transfer, and ``slot`` has the size of a share.
+    """
+
+    npus: tuple[int, ...]
+    stage: int
+    """Number of the next stage."""
+    first_position: int
+    part: int
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +125,8 @@ class RowShape:
     """Their results, which come back after attention has run in the instance's channels."""
     on_npu: bool = True
     """Whether the NPU computes the row; attention that runs in memory alone is not."""
+    block: int = -1
+    """Number of the transformer block; -1: the row is outside the blocks."""
     draw: int = 0
     """Which draw of the expert routing the block takes."""
     dispatches: bool = False
@@ -118,8 +139,9 @@ class RowShape:
 class TraceShape:
     """Rows in execution order, the NPUs that take part, and the KV targets.
 
-    ``blocks`` are the numbers of the transformer blocks in it: all, or those of a layer group. ``moves`` are the
-    KV that goes to or comes from elsewhere; ``fixed_sizes`` has the sizes that no batch changes (weights), and 0 else.
+    ``blocks`` are the numbers of the transformer blocks in it: all, or those of a layer group or of a pipeline stage,
+    whose NPUs are then those of ``instance``. ``moves`` are the KV that goes to or comes from elsewhere;
+    ``fixed_sizes`` has the sizes that no batch changes (weights), and 0 else.
     """
 
     instance: InstanceSpec
@@ -131,21 +153,53 @@ class TraceShape:
     draws: int = 1
     halves: tuple[TraceShape, ...] = ()
     """Two sub-batches whose rows take turns on the NPUs; everything here is then theirs, one after the other."""
+    stage: PipelineStage | None = None
+    """The pipeline stage; None: the instance has one only."""
+    hands_on: ActivationTransfer | None = None
+    """What goes to the next pipeline stage; None: there is none."""
+    activation_slot: int | None = None
+    """Size of a rank's share of what comes from the stage before or goes to the next."""
 
     @cached_property
     def npus(self) -> tuple[int, ...]:
-        """NPUs of the instance, then those of each target."""
-        return self.instance.npus + tuple(npu for target in self.targets for npu in target.instance.npus)
+        """NPUs of the instance, then those of each target, then those of the next pipeline stage."""
+        own_and_targets = self.instance.npus + tuple(
+            npu for target in self.targets for npu in target.instance.npus
+        )
+        return own_and_targets + (() if self.hands_on is None else self.hands_on.npus)
+
+    @cached_property
+    def npus_of_part(self) -> dict[int, tuple[int, ...]]:
+        """NPUs whose nodes each part of the ticket counts: 0 the instance's own, then whoever receives."""
+        parts = {0: self.instance.npus}
+        for target in self.targets:
+            parts[target.part] = parts.get(target.part, ()) + target.instance.npus
+        if self.hands_on is not None:
+            parts[self.hands_on.part] = self.hands_on.npus
+        return parts
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether a batch begins with it, as far as pipeline stages go."""
+        return self.stage is None or self.stage.is_first
+
+    @property
+    def gathers_activations(self) -> bool:
+        """Whether it begins with ranks that exchange the shares of the hidden states that each has got."""
+        return not self.is_first_stage and self.instance.tp_size > 1
 
     @property
     def size_slots(self) -> int:
         """Length of the trace's ``sizes``."""
         return len(self.fixed_sizes)
 
-    @cached_property
-    def kv_sent_slots(self) -> slice:
-        """Slots of what goes to the targets."""
-        return slice(FIRST_KV_SLOT, self.all_gather_slot)
+    def kv_sent_bytes(self, row: RowShape, sizes: Int64Array) -> int:
+        """Bytes of a block's KV that go to the targets."""
+        return sum(
+            int(sizes[target.first_slot : target.first_slot + len(target.transfers)].sum())
+            for target in self.targets
+            if row.block in target.blocks
+        )
 
     @cached_property
     def streams_kv(self) -> tuple[MemoryAccess, MemoryAccess] | None:
@@ -214,25 +268,52 @@ class TraceShape:
 def build_shape(
     instance: InstanceSpec,
     targets: tuple[InstanceSpec, ...] = (),
-    layer_group: LayerGroup = WHOLE_MODEL,
+    part: ModelPart = WHOLE_MODEL,
     moves: tuple[KvMoveKind, ...] = (),
     draws: int = 1,
     attention: AttentionSplit = ALL_ON_NPU,
 ) -> TraceShape:
     """Lay out the rows of one iteration of ``instance`` that sends KV to ``targets`` and makes ``moves``.
 
-    The rows of a layer group are a slice of the whole iteration's, and keep their names. Blocks take turns with the
-    ``draws`` draws of the expert routing. ``attention`` says where an offloaded instance runs it.
+    The rows of a layer group or pipeline stage are a slice of the whole iteration's, and keep their names. Blocks
+    take turns with the ``draws`` draws of the expert routing. ``attention`` says where an offloaded instance runs it.
     """
-    blocks = layer_group.blocks(instance.model.num_hidden_layers)
-    start = None if layer_group.is_first else _row_of_block(instance, blocks.start)
-    stop = None if layer_group.is_last else _row_of_block(instance, blocks.stop)
-    placed = _kv_targets(instance, targets)
+    stage = part if isinstance(part, PipelineStage) else None
+    whole, instance = instance, instance if stage is None else instance.of_stage(stage)
+    blocks = part.blocks(instance.model.num_hidden_layers)
+    start = None if part.is_first else _row_of_block(instance, blocks.start)
+    stop = None if part.is_last else _row_of_block(instance, blocks.stop)
+    placed = _kv_targets(instance, targets, blocks)
     sent = sum(len(target.transfers) for target in placed)
     slots = _Slots(instance, FIRST_KV_SLOT + sent + (draws + 1 if instance.ep_size > 1 else 0))
     rows = _rows(instance, slots, draws, attention, sends_kv=bool(targets))[start:stop]
     moved = tuple(KvMove(kind, slots.access(kind.place, slots.new())) for kind in moves)
-    return TraceShape(instance, blocks, rows, placed, moved, slots.fixed_sizes(), draws)
+    activation_slot = None if stage is None else slots.new()
+    hands_on = None
+    if stage is not None and activation_slot is not None and not stage.is_last:
+        hands_on = _to_next_stage(whole, stage, placed, len(targets), activation_slot)
+    fixed = slots.fixed_sizes()
+    return TraceShape(
+        instance,
+        blocks,
+        rows,
+        placed,
+        moved,
+        fixed,
+        draws,
+        stage=stage,
+        hands_on=hands_on,
+        activation_slot=activation_slot,
+    )
+
+
+def _to_next_stage(
+    instance: InstanceSpec, stage: PipelineStage, placed: Sequence[KvTarget], targets: int, slot: int
+) -> ActivationTransfer:
+    """Where the activations of a stage go; the last part of the ticket counts them."""
+    following = instance.stages()[stage.part + 1]
+    position = instance.tp_size + sum(target.instance.tp_size for target in placed)
+    return ActivationTransfer(instance.of_stage(following).npus, following.part, position, targets + 1, slot)
 
 
 def _row_of_block(instance: InstanceSpec, block: int) -> int:
@@ -306,6 +387,7 @@ def _rows(
                 to_pim=slots.kv("to_pim", CPU) if attention.in_memory and layer == _KV_READY_AFTER else None,
                 from_pim=slots.kv("from_pim", CPU) if offloaded else None,
                 on_npu=attention.on_npu or not offloaded,
+                block=-1 if block is None else block,
                 draw=block % draws if block is not None and layer in (GATE, EXPERTS) else 0,
                 dispatches=spread and layer == GATE,
                 combines=spread and layer == EXPERTS,
@@ -324,12 +406,26 @@ def _name(instance: InstanceSpec, layer: str, number: int, attention: AttentionS
     return f"{layer}_{number}", 1
 
 
-def _kv_targets(instance: InstanceSpec, targets: tuple[InstanceSpec, ...]) -> tuple[KvTarget, ...]:
+def _kv_targets(
+    instance: InstanceSpec, targets: tuple[InstanceSpec, ...], blocks: range
+) -> tuple[KvTarget, ...]:
+    """Who gets the KV of these blocks: of a target with pipeline stages, those stages that have any of them."""
     placed: list[KvTarget] = []
     position, slot = instance.tp_size, FIRST_KV_SLOT
     for part, target in enumerate(targets, start=1):
         transfers = tuple(head_transfers(instance.model, instance.tp_size, target.tp_size))
-        placed.append(KvTarget(target, part, position, transfers, slot))
-        position += target.tp_size
-        slot += len(transfers)
+        for receiver, held in _holders(target):
+            wanted = range(max(blocks.start, held.start), min(blocks.stop, held.stop))
+            if not wanted:
+                continue
+            placed.append(KvTarget(receiver, part, position, transfers, slot, wanted))
+            position += receiver.tp_size
+            slot += len(transfers)
     return tuple(placed)
+
+
+def _holders(instance: InstanceSpec) -> list[tuple[InstanceSpec, range]]:
+    """The stages of an instance, or itself, with the blocks whose KV each has."""
+    layers = instance.model.num_hidden_layers
+    stages = [(instance.of_stage(stage), stage.blocks(layers)) for stage in instance.stages()]
+    return stages or [(instance, range(layers))]

@@ -152,7 +152,8 @@ class WaitLedger:
 def _members(instance: Instance, batch: Batch) -> list[_Member]:
     """The rows of a batch that compute a prompt whose first token is not out yet."""
     members = []
-    rows = zip(instance.scheduler.running, batch.grants.tolist(), batch.context.tolist(), strict=True)
+    assert instance.in_flight is not None
+    rows = zip(instance.in_flight.requests, batch.grants.tolist(), batch.context.tolist(), strict=True)
     for request, tokens, context in rows:
         if tokens and context < request.prompt_tokens and not request.token_time_parts:
             whole = batch.layer_group.is_first and batch.layer_group.is_last

@@ -15,7 +15,7 @@ from inference_serving.cluster import InstanceSpec
 from inference_serving.controller import EngineController
 from inference_serving.expert_times import ExpertTimes, WaveShare
 from inference_serving.gate_function import ExpertRouting
-from inference_serving.instance import Instance
+from inference_serving.instance import Formed, Instance
 from inference_serving.prefill_costs import SerialTimes
 from inference_serving.request import Batch
 from inference_serving.trace_generator import Trace, TraceGenerator
@@ -23,8 +23,6 @@ from llm_profile.latency import LatencyModel
 
 DUMMY_WORK: Final = Batch(np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64), 1, 0, 1)
 """What an instance without work runs: one token on its own."""
-NOBODYS: Final = Batch(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), 1, 0, 0)
-"""The same as its scheduler and whoever watches see it: no request has any of it."""
 
 
 class WaveTraces:
@@ -45,35 +43,59 @@ class WaveTraces:
 
     def synthesize(self, batches: Sequence[Batch]) -> list[Trace]:
         """One trace for each instance; the tokens of all are dealt to the experts at once."""
-        pairs = list(zip(self._generators, batches, strict=True))
+        shares = self._shares(batches)
+        return [
+            generator.synthesize_trace(batch, {}, {}, wave=share)
+            for generator, batch, share in zip(self._generators, batches, shares, strict=True)
+        ]
+
+    def synthesize_stages(self, batches: Sequence[Batch]) -> list[list[Trace]]:
+        """The same for instances with pipeline stages: for each stage, a trace for each instance."""
+        shares = self._shares(batches)
+        of_instances = [
+            generator.synthesize_stages(batch, {}, {}, wave=share)
+            for generator, batch, share in zip(self._generators, batches, shares, strict=True)
+        ]
+        return [list(stage) for stage in zip(*of_instances, strict=True)]
+
+    def _shares(self, batches: Sequence[Batch]) -> Sequence[WaveShare | None]:
+        """What each instance has of the experts; None each if they are not shared."""
         if self._experts is None:
-            return [generator.synthesize_trace(batch, {}, {}) for generator, batch in pairs]
+            return [None] * len(batches)
+        pairs = list(zip(self._generators, batches, strict=True))
         work = self._experts.of(sum(batch.total_tokens for batch in batches))
         owned = max(-(-batch.total_tokens // generator.instance.tp_size) for generator, batch in pairs)
-        traces, first = [], 0
-        for generator, batch in pairs:
+        shares, first = [], 0
+        for generator, _ in pairs:
             stop = first + generator.instance.tp_size
-            share = WaveShare(work.of_ranks(slice(first, stop)), owned)
-            traces.append(generator.synthesize_trace(batch, {}, {}, wave=share))
+            shares.append(WaveShare(work.of_ranks(slice(first, stop)), owned))
             first = stop
-        return traces
+        return shares
 
 
 class PredictedWave:
     """A batch of one instance while the others of its group have nothing to do."""
 
     def __init__(self, traces: WaveTraces, index: int, members: int, serial: SerialTimes) -> None:
+        self.index = index
+        """Which of the instances it is that has a batch."""
         self._traces = traces
-        self._index = index
         self._members = members
         self._serial = serial
 
     def __call__(self, batch: Batch) -> tuple[Trace, int]:
         """The instance's trace, and the time of the wave that is not in its layers."""
+        traces = self._traces.synthesize(self._with_dummies(batch))
+        return traces[self.index], self._serial.wave_ns(traces, self.index)
+
+    def stages_of(self, batch: Batch) -> list[list[Trace]]:
+        """Traces of the whole wave by pipeline stage and instance."""
+        return self._traces.synthesize_stages(self._with_dummies(batch))
+
+    def _with_dummies(self, batch: Batch) -> list[Batch]:
         batches = [DUMMY_WORK] * self._members
-        batches[self._index] = batch
-        traces = self._traces.synthesize(batches)
-        return traces[self._index], self._serial.wave_ns(traces, self._index)
+        batches[self.index] = batch
+        return batches
 
 
 class DpGroup:
@@ -82,6 +104,10 @@ class DpGroup:
     def __init__(self, members: Sequence[Instance], routing: ExpertRouting | None) -> None:
         self.members = members
         self._traces = WaveTraces.of([one.traces for one in members], members[0].latency, routing)
+
+    def stages_of(self, formed: Sequence[Formed | None]) -> list[list[Trace]]:
+        """Traces of a wave by pipeline stage, with dummy batches for None."""
+        return self._traces.synthesize_stages([one.batch if one else DUMMY_WORK for one in formed])
 
     def submit(
         self, controller: EngineController, batches: Sequence[Batch | None], at_ns: int

@@ -41,7 +41,7 @@ class _WorkEnergy:
 
 
 class _InstanceState:
-    """An instance's iteration in flight, and what it draws while it runs and shortly after."""
+    """An iteration in flight of an instance or of one of its stages, and what it draws then and shortly after."""
 
     def __init__(self, components: Sequence[PowerComponent], instance: InstanceSpec) -> None:
         occupancies = [
@@ -80,15 +80,20 @@ class NodeLedger:
             (part, one.running_w) for part, one in enumerate(self._components) if one.running_w
         ]
         self._running_sum_w = sum(watts for _, watts in self._running_w)
-        self._instances = {one.instance_id: _InstanceState(self._components, one) for one in node.instances}
+        self._instances = {
+            (one.instance_id, stage): _InstanceState(self._components, view)
+            for one in node.instances
+            for stage, view in enumerate([one.of_stage(stage) for stage in one.stages()] or [one])
+        }
         self._work: dict[TraceShape, _WorkEnergy] = {}
         self._running = 0
         self._running_settled_ns = 0
         self._host_share_s = 0.0
 
     def start(self, trace: Trace, now_ns: int) -> None:
-        """An instance of the node begins an iteration."""
-        state = self._instances[trace.shape.instance.instance_id]
+        """An instance of the node, or a pipeline stage of it, begins an iteration."""
+        stage = trace.shape.stage
+        state = self._instances[trace.shape.instance.instance_id, 0 if stage is None else stage.part]
         if trace.shape not in self._work:
             self._work[trace.shape] = _WorkEnergy(self._components, trace)
         layers_ns, energy_j = self._work[trace.shape].of(trace)
@@ -101,12 +106,12 @@ class NodeLedger:
         state.host_share_start_s = self._host_share_s
         self._running += 1
 
-    def end(self, instance_id: int, now_ns: int) -> float:
-        """An instance's iteration has ended; returns what it used (J) beyond the node's idle power.
+    def end(self, instance_id: int, now_ns: int, stage: int = 0) -> float:
+        """An iteration, or a stage's part of it, has ended; returns what it used (J) beyond the node's idle power.
 
         What the host draws while several instances run is split evenly between them.
         """
-        state = self._instances[instance_id]
+        state = self._instances[instance_id, stage]
         self._settle_instance(state, now_ns)
         self._settle_running(now_ns)
         if state.work_stop_ns > now_ns:  # an external engine may round an iteration down

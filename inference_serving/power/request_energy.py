@@ -10,6 +10,9 @@ import numpy as np
 from inference_serving.power.iteration_work import FloatArray
 from inference_serving.request import Batch, Int64Array, Request
 
+Lane = tuple[int, int]
+"""An instance, and which of its iterations under way."""
+
 
 class _Rows:
     """The requests of an instance's iteration in flight, and what each has had since they last changed.
@@ -27,12 +30,12 @@ class RequestEnergy:
     """Splits each iteration's energy between its requests by their tokens in it."""
 
     def __init__(self) -> None:
-        self._rows: defaultdict[int, _Rows] = defaultdict(_Rows)
+        self._rows: defaultdict[Lane, _Rows] = defaultdict(_Rows)
         self._energy_j: FloatArray = np.zeros(64)
 
-    def start(self, instance_id: int, running: Sequence[Request]) -> None:
+    def start(self, lane: Lane, running: Sequence[Request]) -> None:
         """Remember who is in an iteration; the same requests as last time cost one comparison of lists."""
-        rows = self._rows[instance_id]
+        rows = self._rows[lane]
         if rows.requests == running:
             return
         self._pay_out(rows)
@@ -40,9 +43,9 @@ class RequestEnergy:
         rows.numbers = np.array([request.request_id for request in running], dtype=np.int64)
         self._reach(int(rows.numbers.max(initial=0)))
 
-    def end(self, instance_id: int, batch: Batch, energy_j: float) -> None:
+    def end(self, lane: Lane, batch: Batch, energy_j: float) -> None:
         """Share out what an iteration has used; rows of the batch are those given to :meth:`start`."""
-        rows = self._rows[instance_id]
+        rows = self._rows[lane]
         per_token_j = energy_j / batch.total_tokens
         if batch.total_tokens == batch.sequences == len(batch.grants):
             rows.each_j += per_token_j

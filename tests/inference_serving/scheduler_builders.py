@@ -8,6 +8,7 @@ import numpy as np
 
 from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.kv_cache import KvCache
+from inference_serving.pipeline_scheduler import PipelineScheduler
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import IterationOutcome, Scheduler
 from inference_serving.settings import SchedulerSettings
@@ -121,3 +122,27 @@ class SpeculativeBench(Bench):
         super().__init__(kv_blocks, speculation=Speculation(drafts, acceptance_rate), **settings)
         rng = np.random.default_rng(seed)
         self.scheduler: SpeculativeScheduler = SpeculativeScheduler(self.settings, self.kv_cache, rng)
+
+
+class PipelineBench(Bench):
+    """A bench whose batches come back in order, up to ``stages`` of them on their way; time passes by hand."""
+
+    def __init__(self, stages: int, kv_blocks: int = 100_000, *, hands_over=False, **settings: Any) -> None:
+        super().__init__(kv_blocks, **settings)
+        self.scheduler: PipelineScheduler = PipelineScheduler(
+            self.settings, self.kv_cache, stages, hands_over=hands_over
+        )
+
+    def form(self) -> list[Item]:
+        """Form the next batch; an empty list if nothing can run."""
+        self.batch = self.scheduler.schedule(self.now_ns)
+        if self.batch is None:
+            return []
+        rows = zip(self.running(), self.batch.grants.tolist(), self.batch.context.tolist(), strict=True)
+        return [(name, tokens, before) for name, tokens, before in rows if tokens]
+
+    def back(self) -> IterationOutcome:
+        """The oldest batch comes back, ``ITERATION_NS`` later."""
+        self.now_ns += ITERATION_NS
+        self.outcome = self.scheduler.complete(self.now_ns)
+        return self.outcome

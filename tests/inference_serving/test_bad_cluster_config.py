@@ -14,7 +14,6 @@ from llm_profile.model_config import known_models
 from llm_profile.silicon_systems import SYSTEMS
 
 DTYPES = "float32, fp32, float16, fp16, half, bfloat16, bf16, fp8, fp8_e4m3, fp8_e5m2"
-NOT_YET = "is not supported yet; remove the field or set it to its default"
 TOO_BIG = "input should be less than or equal to 1000000000000"
 
 
@@ -265,26 +264,6 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("section", "changes", "message"),
-    [
-        (
-            "instance",
-            {"npu_num": 2, "npu_group": 2},
-            f"{AT}.npu_group: pipeline parallelism (2 groups) {NOT_YET}",
-        ),
-        (
-            "instance",
-            {"npu_num": 4, "npu_group": None, "pp_size": 4},
-            f"{AT}.pp_size: pipeline parallelism (4 groups) {NOT_YET}",
-        ),
-    ],
-)
-def test_a_feature_that_is_not_there_yet_is_refused_by_name(tmp_path, run, section, changes, message):
-    file = broken(tmp_path, section, changes)
-    assert run(file) == refused(file, message)
-
-
-@pytest.mark.parametrize(
     ("section", "changes"),
     [
         ("top", {"cxl_mem": None}),
@@ -293,7 +272,7 @@ def test_a_feature_that_is_not_there_yet_is_refused_by_name(tmp_path, run, secti
         ("instance", {"ep_size": 1, "dp_group": None, "placement": None, "enable_prefix_caching": False}),
     ],
 )
-def test_fields_of_missing_features_may_have_their_defaults(tmp_path, run, section, changes):
+def test_fields_of_features_may_have_their_defaults(tmp_path, run, section, changes):
     assert run(broken(tmp_path, section, changes)).code == 0
 
 

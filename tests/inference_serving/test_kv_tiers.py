@@ -353,7 +353,7 @@ def test_kv_from_the_pool_is_paid_for_where_less_was_kept_of_a_request_than_the_
     tiers.evict(request, 16)
     tiers.take_moves(WHOLE_MODEL)
     assert tiers.claim(request, 20, False) == 96
-    assert tiers.take_moves(WHOLE_MODEL) == {KvMoveKind("kv_load", CPU): 76 * KV_BYTES_PER_TOKEN}
+    assert tiers.take_moves(WHOLE_MODEL) == [{KvMoveKind("kv_load", CPU): 76 * KV_BYTES_PER_TOKEN}]
     assert request.swapped_tokens == 0
 
 
@@ -388,4 +388,4 @@ def test_an_instance_without_tiers_moves_nothing(tmp_path):
     cluster = cluster_of(tmp_path, instance(tmp_path))
     lone = Instance(cluster.instances[0], lone_costs(cluster.instances[0]))
     assert make_tiers(cluster, SimulationConfig()) == {}
-    assert not lone.take_moves(Batch(np.array([1]), np.array([0]), 1, 1, 1))
+    assert not any(lone.take_moves(Batch(np.array([1]), np.array([0]), 1, 1, 1)))

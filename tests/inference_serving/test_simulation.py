@@ -19,6 +19,7 @@ from clusters import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_invariants import check_invariants
 
 from inference_serving.cluster import Role
 from inference_serving.config_builder import load_cluster
@@ -80,24 +81,6 @@ def build(npus, kv_tokens, scheduler, routing="LOAD"):
     folder = Path(tempfile.mkdtemp())
     sections = [instance(folder, npu, pd, kv_tokens) for npu, pd in npus]
     return make_cluster(folder, sections, config), config
-
-
-def check_invariants(simulation: Simulation, workload, *, one_at_a_time: bool = True) -> None:
-    assert sorted(r.request_id for r in simulation.finished) == [r.request_id for r in workload]  # INV-1
-    for request in simulation.finished:
-        times = request.token_times_ns()
-        assert times.size == request.output_tokens  # INV-1
-        assert np.all(np.diff(times) >= int(one_at_a_time))  # INV-4
-        metrics = request_metrics(request)
-        assert 0 < metrics.ttft_ns <= metrics.latency_ns  # INV-3
-        assert 0 <= metrics.queuing_delay_ns < metrics.ttft_ns
-        assert times[-1] == request.end_ns
-    for one in simulation.instances.values():
-        assert one.kv_cache.free_blocks == one.kv_cache.capacity_blocks  # INV-2
-        assert one.unfinished_requests == 0
-        assert not one.scheduler.running
-        assert not len(one.scheduler.waiting)
-    assert simulation.counters.tickets_active == 0
 
 
 @settings(max_examples=80)
