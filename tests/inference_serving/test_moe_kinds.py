@@ -153,7 +153,7 @@ def test_draws_are_shared_out_among_blocks_with_experts(tmp_path):
 
 def test_layer_groups_are_slices_of_the_iteration(tmp_path):
     (spec,) = cluster_of(tmp_path, 2).instances
-    cut = [row for group in layer_groups(BLOCKS, 3) for row in build_shape(spec, layer_group=group).rows]
+    cut = [row for group in layer_groups(BLOCKS, 3) for row in build_shape(spec, part=group).rows]
     assert tuple(cut) == build_shape(spec).rows
 
 
@@ -172,9 +172,10 @@ def test_each_decode_rank_gets_the_whole_latent_vector(tmp_path):
     cluster = make_cluster(tmp_path, sections)
     prefill, decode = cluster.instances
     trace = TraceGenerator(prefill, MoeLatency()).synthesize_trace(batch((20, 0)), {1: 20}, {1: decode})
-    sent = trace.sizes[trace.shape.kv_sent_slots]
-    assert sent.tolist() == [20 * (LATENT + ROTATED) * 2] * 2
-    assert sum(row.kv_ready for row in trace.shape.rows) == BLOCKS
+    ready = [row for row in trace.shape.rows if row.kv_ready]
+    assert len(ready) == BLOCKS
+    for row in ready:
+        assert trace.shape.kv_sent_bytes(row, trace.sizes) == 2 * 20 * (LATENT + ROTATED) * 2
     run = simulate(cluster, requests((20, 3), (64, 2)), latency=MoeLatency())
     assert len(run.finished) == 2
 

@@ -72,7 +72,7 @@ def test_tied_embeddings_are_on_the_first_and_on_the_last_stage():
 
 def test_the_tightest_stage_decides_how_many_blocks_there_are():
     """Llama-3.1-8B in 12 GB and 2 stages of 8 and 24 blocks: 24 blocks and lm_head leave the least."""
-    layout = Layout(LLAMA, 1, all_on_npu(32), 1, partition=(8, 24))
+    layout = Layout(LLAMA, 1, all_on_npu(LLAMA), 1, partition=(8, 24))
     plan, stage = tightest_plan(layout, Precision(), 16, 16, 0.9)
     block = 2 * sum(
         layer_shape(LLAMA, layer, 1).weight_elements
@@ -107,8 +107,8 @@ def test_weights_elsewhere_are_loaded_by_the_stage_that_runs_them(tmp_path):
     block = 2 * sum(layer_shape(spec.model, layer, 1).weight_elements for layer in BLOCK_LAYERS)
     parts = [
         (
-            weight_bytes_by_place(spec.model, 1, spec.precision, spec.placement, stage)[CPU],
-            prefetch_buffer_bytes(spec.model, 1, spec.precision, spec.placement, stage),
+            weight_bytes_by_place(spec.model, 1, spec.precision, spec.placement, part=stage)[CPU],
+            prefetch_buffer_bytes(spec.model, 1, spec.precision, spec.placement, part=stage),
         )
         for stage in spec.stages()
     ]
@@ -134,7 +134,7 @@ class WeightLoads:
 
 def test_a_stage_whose_kv_is_all_elsewhere_does_not_limit_the_others():
     section = PlacementSection.model_validate({"blocks": [{"blocks": "0-15", "kv_loc": "cpu"}]})
-    placement = resolve(section, 32, tied=False)
+    placement = resolve(section, LLAMA)
     plan, stage = tightest_plan(Layout(LLAMA, 1, placement, 1, (16, 16)), Precision(), 16, 40, 0.9)
     assert stage == " in stage 1"
     assert plan.kv_bytes_per_block == 16 * 16 * 2 * 1024 * 2

@@ -24,8 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_clusters import MoeLatency, moe_instance
 from outcomes import refused as refused_flag
+from run_invariants import check_invariants
 from test_serving_cli import arguments, summary
-from test_simulation import build, check_invariants, kinds, lengths, schedulers
+from test_simulation import build, kinds, lengths, schedulers
 
 from inference_serving import cli
 from inference_serving.cluster import Role
