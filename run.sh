@@ -63,7 +63,13 @@ simulate "Two data-parallel instances that share their experts" single_node_moe_
   sharegpt_req100_rate10_llama example_moe_dp_run --log-interval 5
 simulate "DeepSeek-V2-Lite on two NPUs: latent attention, shared experts, a dense first block" \
   single_node_deepseek_instance sharegpt_req100_rate10_llama example_deepseek_run --log-interval 5
-summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,pim_run,pim_sbi_run,topology_run,moe_run,moe_multi_run,moe_pd_run,moe_dp_run,deepseek_run}.json)
+simulate "A model in four pipeline stages" single_node_pp_instance \
+  sharegpt_req100_rate10_llama example_pp_run --log-interval 20
+simulate "Two pipeline stages of two NPUs" single_node_tp_pp_instance \
+  sharegpt_req100_rate10_llama example_tp_pp_run --log-interval 20
+simulate "Two data-parallel instances with shared experts, each two stages of two NPUs" single_node_moe_dp_tp_pp_instance \
+  sharegpt_req100_rate10_llama example_moe_dp_tp_pp_run --log-interval 20
+summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,pim_run,pim_sbi_run,topology_run,moe_run,moe_multi_run,moe_pd_run,moe_dp_run,deepseek_run,pp_run,tp_pp_run,moe_dp_tp_pp_run}.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
   simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \

@@ -64,7 +64,7 @@ class Stages:
     def on_iteration(self, now_ns, instance, batch, outcome) -> None:
         if instance.spec.pp_size == 1:
             self.busy.remove((instance.instance_id, 0))
-        assert self.batches[instance.instance_id].popleft() == batch.total_tokens  # first in, first out
+        assert self.batches[instance.instance_id].popleft() == batch.total_tokens  # INV-5
         self.ends.setdefault(instance.instance_id, []).append(now_ns)
 
 
@@ -83,7 +83,7 @@ def run(kinds: list[Kind], pairs, scheduler, gap_ns: int, kv_tokens: int, **top)
         assert np.all(np.diff(ends) > 0)
     moved = sum(request.prompt_tokens for request in simulation.finished if request.decode_instance_id >= 0)
     sent = simulation.counters.p2p_bytes
-    assert sent == stages.hop_bytes + moved * KV_BYTES_PER_TOKEN  # bytes moved = bytes needed
+    assert sent == stages.hop_bytes + moved * KV_BYTES_PER_TOKEN  # INV-7
     return simulation, stages
 
 
