@@ -42,6 +42,9 @@ simulate "Weights loaded from the NPU's own memory in each iteration" single_nod
   sharegpt_req100_rate10_llama example_offloading_run --enable-local-offloading --log-interval 20
 simulate "Sessions of agents on two instances, each turn where its history is cached" single_node_multi_instance \
   agentic_sessions example_sessions_run --enable-prefix-caching --request-routing-policy PREFIX --log-interval 20
+simulate "Speculative decoding: four drafts, each accepted with a chance of 0.7" single_node_single_instance_H100_8B \
+  sharegpt_req100_rate10_llama example_speculative_run --log-interval 20 \
+  --num-speculative-tokens 4 --speculative-acceptance-rate 0.7
 simulate "Power and energy of a node and its requests (series in output/example_power.tsv)" \
   single_node_power_instance sharegpt_req100_rate10_llama example_power_run --log-interval 5 \
   --power-series output/example_power.tsv
@@ -57,6 +60,7 @@ simulate "Mixture of experts, prefill and decode apart" single_node_moe_pd_insta
 simulate "Two data-parallel instances that share their experts" single_node_moe_dp_ep_instance \
   sharegpt_req100_rate10_llama example_moe_dp_run --log-interval 5
 summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,topology_run,moe_run,moe_multi_run,moe_pd_run,moe_dp_run}.json)
+summaries+=(output/example_speculative_run.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
   simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \

@@ -216,14 +216,14 @@ class TraceGenerator:
         where instances share them; the embedding reads the token ids from host memory and the sampled ids go
         back there.
         """
-        tokens = batch.total_tokens
+        tokens, logit_rows = batch.total_tokens, batch.logit_rows
         durations_ns, experts = self._layer_times.of(tokens).copy(), None
         attention = batch.attention()
         attention_ns = self._latency.attention_ns(*attention)
         durations_ns[_ATTENTION] = attention_ns
         shape = self._shape(batch.layer_group, tuple(sorted(kv_tokens)), decode_instances, tuple(moves))
         self._provenance.count(batch, len(shape.blocks), attention, attention_ns)
-        durations_ns[_LM_HEAD] = self._layer_times.of(batch.logit_rows)[_LM_HEAD]
+        durations_ns[_LM_HEAD] = self._layer_times.of(logit_rows)[_LM_HEAD]
         sizes = self._sizes(shape, batch, kv_tokens)
         for move, moved in zip(shape.moves, moves.values(), strict=True):
             sizes[move.access.slot] = moved
