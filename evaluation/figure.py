@@ -37,7 +37,8 @@ class Figure:
     """One figure of the evaluation: its scenarios, and what becomes of their files.
 
     ``parse`` makes rows of one scenario's files, ``errors`` holds it against the real system where that is at
-    hand, ``draw`` writes the picture and returns its files.
+    hand, ``draw`` writes the picture and returns its files. ``is_timed``: its scenarios run one at a time, so that
+    none slows another down.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Figure:
     parse: Callable[[Outcome], list[Row]]
     errors: Callable[[Outcome, Inputs], list[Error]]
     draw: Callable[[Results], list[Path]]
+    is_timed: bool = False
 
     def parsed_file(self, output_dir: Path) -> Path:
         """Where the parsed results are."""
@@ -65,7 +67,8 @@ def make(figure: Figure, inputs: Inputs) -> Results:
     folder = inputs.output_dir / figure.name
     print(f"{figure.name}: {figure.title}", flush=True)
     outcomes, rows, errors = [], [], []
-    for outcome in run_scenarios(figure.scenarios, folder, inputs):
+    of_figure = replace(inputs, processes=1) if figure.is_timed else inputs
+    for outcome in run_scenarios(figure.scenarios, folder, of_figure):
         ended = outcome
         if outcome.status == "ok":
             try:

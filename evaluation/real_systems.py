@@ -22,13 +22,17 @@ INTERVALS = "1 s intervals, mean absolute"
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """One metric of one scenario; ``real`` and ``simulated`` are None for ``INTERVALS``."""
+    """One metric of one scenario, in % or, for shares, in ``points``.
+
+    ``real`` and ``simulated`` are None for a mean absolute error, which has no sign.
+    """
 
     scenario: str
     metric: str
     percent: float
     real: float | None = None
     simulated: float | None = None
+    unit: str = "%"
 
 
 def real_requests(inputs: Inputs, stem: str) -> Path | None:
@@ -92,18 +96,20 @@ def signed(percent: float) -> str:
 
 def error_text(error: Error) -> str:
     """The same of an ``Error``, without a sign where it has none."""
-    return f"{error.percent:.1f} %" if error.metric == INTERVALS else signed(error.percent)
+    number = f"{error.percent:.1f} " if error.real is None else signed(error.percent).removesuffix("%")
+    return number + error.unit
 
 
 def print_errors(errors: Sequence[Error]) -> None:
     """A table of errors against the real systems."""
-    print(f"  {'against the real system':<50}{'real':>10}{'simulated':>11}{'error':>10}")
+    width = max(50, *(len(f"{one.scenario}: {one.metric}") + 1 for one in errors))
+    print(f"  {'against the real system':<{width}}{'real':>10}{'simulated':>11}{'error':>13}")
     for one in errors:
         values = "".join(
-            f"{'' if value is None else f'{value:.1f}':>{width}}"
-            for value, width in ((one.real, 10), (one.simulated, 11))
+            f"{'' if value is None else f'{value:.1f}':>{places}}"
+            for value, places in ((one.real, 10), (one.simulated, 11))
         )
-        print(f"  {one.scenario + ': ' + one.metric:<50}{values}{error_text(one):>10}")
+        print(f"  {one.scenario + ': ' + one.metric:<{width}}{values}{error_text(one):>13}")
     sys.stdout.flush()
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,13 @@ def series_rows(scenario: str, metric: str, ends_s: FloatArray, values: FloatArr
     ]
 
 
+def interval_rows(
+    scenario: str, metric: str, intervals: Iterable[tuple[float, Mapping[str, float]]], name: str
+) -> list[Row]:
+    """A row for each interval, given by its end in s and its values by name, that has a value ``name``."""
+    return [Row(scenario, metric, facts[name], f"{end:g}") for end, facts in intervals if name in facts]
+
+
 def series_in(rows: Iterable[Row], scenario: str, metric: str) -> tuple[FloatArray, FloatArray]:
     """The ends of a series' intervals in s and its values; empty arrays if it is not among ``rows``."""
     found = [row for row in rows if (row.scenario, row.metric) == (scenario, metric) and row.time_s]
@@ -54,8 +61,13 @@ def value_in(rows: Iterable[Row], scenario: str, metric: str) -> float | None:
 
 def write_rows(file: Path, rows: Sequence[Row]) -> None:
     """Write rows with seven digits, which is more than any tolerance and less than a platform's rounding."""
+    write_whole(file, rows_text(rows))
+
+
+def rows_text(rows: Sequence[Row]) -> str:
+    """What ``write_rows`` writes."""
     lines = [f"{one.scenario}\t{one.metric}\t{one.time_s}\t{one.value:.7g}" for one in rows]
-    write_whole(file, "\n".join([_HEADER, *lines]) + "\n")
+    return "\n".join([_HEADER, *lines]) + "\n"
 
 
 def read_rows(file: Path) -> list[Row]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from astra_sim.input_error import InputError
 from evaluation.inputs import ROOT, Inputs
 from evaluation.token_ids import workload_with_ids
+from inference_serving.validation.readers import read_run
 
 _INTERVAL_S = "1"
 
@@ -22,8 +23,9 @@ class Scenario:
     """One run of the simulator.
 
     ``config`` is a cluster config; ``flags`` go to ``main.py``; ``needs_token_ids`` gives a workload of the
-    project's own token ids; ``has_power`` asks for a power series; ``waits_for`` names what the simulator
-    does not have yet, in which case the scenario is skipped.
+    project's own token ids; ``has_power`` and ``has_memory`` ask for a power series and for one of memory and
+    prefix hits; ``settings_of`` is a real run (a file of the reference folder) whose settings it takes, without
+    which it is skipped; ``waits_for`` names what the simulator does not have yet, which skips it too.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Scenario:
     flags: tuple[str, ...] = ()
     needs_token_ids: bool = False
     has_power: bool = False
+    has_memory: bool = False
+    settings_of: str = ""
     waits_for: str = ""
 
     @property
@@ -68,6 +72,11 @@ class ScenarioFiles:
         return self.folder / "results" / f"{self.stem}_power.tsv"
 
     @property
+    def memory(self) -> Path:
+        """The series of memory and prefix hits, for scenarios that have one."""
+        return self.folder / "results" / f"{self.stem}_memory.tsv"
+
+    @property
     def workload(self) -> Path:
         """A workload that was given token ids."""
         return self.folder / "results" / f"{self.stem}_workload.jsonl"
@@ -101,10 +110,12 @@ def run_scenarios(scenarios: Sequence[Scenario], folder: Path, inputs: Inputs) -
 
 def _outcome(scenario: Scenario, folder: Path, inputs: Inputs) -> Outcome:
     files = ScenarioFiles(folder, scenario.stem)
-    for old in (files.log, files.csv, files.summary, files.power):
+    for old in (files.log, files.csv, files.summary, files.power, files.memory):
         old.unlink(missing_ok=True)  # a failure must not leave the results of an earlier run
     if scenario.waits_for:
         return Outcome(scenario, files, "skipped", f"{scenario.waits_for}: not there yet")
+    if scenario.settings_of and inputs.real(scenario.settings_of) is None:
+        return Outcome(scenario, files, "skipped", f"the real run {scenario.settings_of} is not at hand")
     begin = time.perf_counter()
     try:
         why = _run(scenario, files, inputs)
@@ -117,8 +128,10 @@ def _outcome(scenario: Scenario, folder: Path, inputs: Inputs) -> Outcome:
 def _run(scenario: Scenario, files: ScenarioFiles, inputs: Inputs) -> str:
     """Run the simulator; returns why it failed, or nothing."""
     command = [sys.executable, str(ROOT / "main.py"), *_arguments(scenario, files, inputs)]
+    begin = time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    files.log.write_text(ended.stdout + ended.stderr, encoding="utf-8")
+    took = f"=== Simulation Results ===\nSimulation time (s): {time.perf_counter() - begin:.3f}\n"
+    files.log.write_text(ended.stdout + took + ended.stderr, encoding="utf-8")
     if ended.returncode == 0:
         return ""
     last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
@@ -129,9 +142,12 @@ def _arguments(scenario: Scenario, files: ScenarioFiles, inputs: Inputs) -> list
     workload = inputs.workload(scenario.workload)
     if scenario.needs_token_ids and inputs.dataset_dir is None:
         workload = workload_with_ids(workload, files.workload)
+    real = inputs.real(scenario.settings_of) if scenario.settings_of else None
     return [
         *("--cluster-config", str(scenario.config), "--dataset", str(workload), "--num-req", str(10**9)),
         *("--output", str(files.csv), "--summary-json", str(files.summary), "--log-interval", _INTERVAL_S),
         *(("--power-series", str(files.power)) if scenario.has_power else ()),
+        *(("--memory-series", str(files.memory)) if scenario.has_memory else ()),
+        *(() if real is None else read_run(real).flags),
         *scenario.flags,
     ]

@@ -11,17 +11,27 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from astra_sim.input_error import InputError
-from evaluation.figure import Figure, Results, report, run_figures
+from evaluation.figure import Results, report, run_figures
 from evaluation.figures import FIGURES
 from evaluation.inputs import Inputs, add_arguments, inputs_of
+from evaluation.memory_errors import HITS, MEMORY
 from evaluation.plot_style import PAGE_IN, open_pyplot, save
 from evaluation.published import ABSOLUTE_ERRORS_PERCENT, SOURCE
-from evaluation.real_runs import real_runs
 from evaluation.real_systems import INTERVALS, Error, error_of, error_text
 from evaluation.table_plot import draw_table
 from inference_serving.files import write_whole
 
-_METRICS = ("throughput", INTERVALS, "mean TTFT", "mean TPOT", "mean ITL", "mean power", "energy")
+_METRICS = (
+    "throughput",
+    INTERVALS,
+    "mean TTFT",
+    "mean TPOT",
+    "mean ITL",
+    "mean power",
+    "energy",
+    MEMORY,
+    HITS,
+)
 _PUBLISHED = ("throughput", "mean TTFT", "mean TPOT")
 _HEADER = (
     "scenario",
@@ -32,6 +42,8 @@ _HEADER = (
     "ITL",
     "power",
     "energy",
+    "memory",
+    "hit rate",
     "published\nthroughput",
     "published\nTTFT",
     "published\nTPOT",
@@ -57,11 +69,11 @@ def _published(name: str) -> Iterable[str]:
 
 def _print(lines: Sequence[Sequence[str]]) -> None:
     print(f"\nErrors against real systems; published: absolute errors of {SOURCE}")
-    header = [name.replace("\n", " ") for name in _HEADER]
-    print(f"  {header[0]:<16}" + "".join(f"{name:>{max(len(name), 8) + 1}}" for name in header[1:]))
-    for first, *rest in lines:
-        cells = (f"{cell:>{max(len(name), 8) + 1}}" for cell, name in zip(rest, header[1:], strict=True))
-        print(f"  {first:<16}" + "".join(cells))
+    table = [[name.replace("\n", " ") for name in _HEADER], *lines]
+    widths = [max(map(len, column)) + 2 for column in zip(*table, strict=True)]
+    for first, *rest in table:
+        cells = (f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
+        print(f"  {first:<{widths[0]}}" + "".join(cells))
 
 
 def _write(lines: Sequence[Sequence[str]], folder: Path) -> None:
@@ -71,15 +83,14 @@ def _write(lines: Sequence[Sequence[str]], folder: Path) -> None:
     pyplot = open_pyplot("summary")
     figure, axes = pyplot.subplots(figsize=(PAGE_IN, _LINE_HEIGHT_IN * (len(lines) + 4)))
     axes.set_title(f"errors against real systems; published: absolute errors of {SOURCE}")
-    draw_table(axes, _HEADER, lines, first_width=0.14)
+    draw_table(axes, _HEADER, lines)
     for file in (folder / "summary.tsv", *save(pyplot, figure, folder / "summary")):
         print(f"  wrote {file}")
 
 
 def _summarize(inputs: Inputs) -> list[Results]:
-    figures: list[Figure] = [*FIGURES, *real_runs(inputs)]
-    results = run_figures(figures, inputs)
-    scenarios = [scenario.name for figure in figures for scenario in figure.scenarios]
+    results = run_figures(FIGURES, inputs)
+    scenarios = list(dict.fromkeys(scenario.name for figure in FIGURES for scenario in figure.scenarios))
     lines = lines_of(scenarios, [error for one in results for error in one.errors])
     _print(lines)
     _write(lines, inputs.output_dir / "results")

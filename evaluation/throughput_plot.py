@@ -30,7 +30,7 @@ def draw_throughput(axes: Any, results: Results, scenario: str, real: Path | Non
         throughput = error_of(results.errors, scenario, "throughput")
         intervals = error_of(results.errors, scenario, INTERVALS)
         if throughput is not None and intervals is not None:
-            title += f"\nmean {signed(throughput.percent)}, 1 s intervals {intervals.percent:.1f} %"
+            title += f"\nmean {signed(throughput.percent)}\n1 s intervals {intervals.percent:.1f} %"
     draw_series(axes, "simulated", ALONE if series is None else "simulated", ends_s, simulated)
     axes.set_title(title)
     axes.set_xlim(left=0)

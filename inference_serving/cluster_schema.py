@@ -28,7 +28,10 @@ class NpuMemory(Section):
 
 
 class CpuMemory(Section):
-    """Host memory of one node: GB (2**30 bytes), GB/s (1e9 bytes a second), ns."""
+    """Host memory of one node: GB (2**30 bytes), GB/s (1e9 bytes a second), ns.
+
+    ``pim_config`` names the device that its channels are made of, see :mod:`inference_serving.pim_device`.
+    """
 
     mem_size: PositiveNumber
     mem_bw: PositiveNumber
@@ -158,8 +161,6 @@ def unsupported_fields(cluster: ClusterSection) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for node_index, node in enumerate(cluster.nodes):
         path = f"nodes[{node_index}]"
-        if node.cpu_mem.pim_config is not None:
-            found.append((f"{path}.cpu_mem.pim_config", "processing in memory"))
         for index, instance in enumerate(node.instances):
             found += [(f"{path}.instances[{index}].{name}", what) for name, what in _unsupported(instance)]
     return found

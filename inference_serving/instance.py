@@ -13,7 +13,9 @@ from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.gate_function import ExpertRouting
 from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
+from inference_serving.kv_channels import KvChannels
 from inference_serving.kv_tiers import KvTiers
+from inference_serving.pim_trace import offloaded_attention
 from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
@@ -25,6 +27,7 @@ from inference_serving.routing_target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
 from inference_serving.speculative_scheduler import SpeculativeScheduler
+from inference_serving.sub_batches import SubBatchTraces
 from inference_serving.trace_generator import NO_MOVES, TraceGenerator
 from inference_serving.trace_shape import KvMoveKind
 
@@ -126,7 +129,10 @@ class Instance:
         speculation = spec.scheduler.speculation
         self._draft_step_ns = 0 if speculation is None else speculation.draft_overhead_ns
         self.backlog = PrefillBacklog(self.scheduler, costs)
-        self.traces = TraceGenerator(spec, costs.latency, routing)
+        generator = SubBatchTraces if spec.interleaves else TraceGenerator
+        self.traces: TraceGenerator = generator(spec, costs.latency, routing)
+        offloaded = offloaded_attention(spec)
+        self.kv_channels = None if offloaded is None else KvChannels(offloaded.times.groups)
         self.in_flight: InFlight | None = None
         self.ahead: Formed | None = None
         self.host_free_ns = 0

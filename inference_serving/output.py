@@ -19,6 +19,7 @@ from inference_serving.metrics import (
     summarise,
     throughput,
 )
+from inference_serving.pim_model import PimSpec
 from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
 from inference_serving.prefix_pool import PrefixPool
 from inference_serving.session_summary import SessionSummary, session_facts, session_lines, summarise_sessions
@@ -49,6 +50,7 @@ class InstanceSummary:
     model: str
     hardware: str
     npus: int
+    pim: PimSpec | None
     latency_source: str
     provenance: Mapping[Source, float]
     """Share of the compute time by how its latencies came about; empty before the first iteration."""
@@ -164,6 +166,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             model=instance.spec.model.name,
             hardware=instance.spec.hardware,
             npus=len(instance.spec.npus),
+            pim=instance.spec.pim,
             latency_source=instance.latency.name,
             provenance=_shares(instance.traces.provenance_ns()),
             iterations=instance.iterations,
@@ -235,6 +238,7 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
         "model": instance.model,
         "hardware": instance.hardware,
         "npus": instance.npus,
+        **({} if instance.pim is None else {"attention_offloading": instance.pim.facts()}),
         "latency_source": instance.latency_source,
         "latency_provenance": {source.value: share for source, share in instance.provenance.items()},
         "iterations": instance.iterations,
@@ -317,12 +321,23 @@ def _class_lines(summary: RunSummary) -> list[str]:
     return [*lines, _line("Jain's index of slowdown", f"{summary.fairness.slowdown:.3f}")]
 
 
+def _offloading_lines(pim: PimSpec | None) -> list[str]:
+    if pim is None:
+        return []
+    device, channels, source = pim.facts().values()
+    return [
+        _line("PIM channels", f"{channels} x {device}"),
+        _line("PIM attention times", f"{source}"),
+    ]
+
+
 def _instance_lines(instance: InstanceSummary) -> list[str]:
     lines = [
         _title(f"Instance {instance.instance_id} ({instance.role})"),
         _line("Model", instance.model),
         _line("Hardware", f"{instance.npus} x {instance.hardware}"),
         _line("Latencies from", instance.latency_source),
+        *_offloading_lines(instance.pim),
         *(
             _line(f"Compute time {source.value} (%)", f"{100 * share:.1f}")
             for source, share in instance.provenance.items()

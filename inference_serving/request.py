@@ -117,7 +117,8 @@ class Batch:
     The arrays have one entry per row of the scheduler's running table, in running order; a grant of 0
     means that the row sits this iteration out. ``sequences`` counts the rows that do not, ``prompt_tokens``
     the tokens of rows that are still in their prompt. ``layer_group`` says which blocks run; all numbers are
-    those of the whole iteration in each of its groups, and are done with the last.
+    those of the whole iteration in each of its groups, and are done with the last. ``kv_groups`` has the channels
+    of each row's KV where attention is offloaded, see :class:`~inference_serving.kv_channels.KvChannels`.
     """
 
     grants: Int64Array
@@ -126,6 +127,7 @@ class Batch:
     prompt_tokens: int
     sequences: int
     layer_group: LayerGroup = WHOLE_MODEL
+    kv_groups: Int64Array | None = None
 
     @property
     def logit_rows(self) -> int:

@@ -72,6 +72,10 @@ class SimulationConfig:
     """KV blocks of every instance that does not give its own; None: as many as fit."""
     local_offloading: bool = False
     """Whether every iteration loads the weights from the NPUs' own memories."""
+    attn_offloading: bool = False
+    """Whether decode attention runs in the host memory of nodes whose memory can compute."""
+    sub_batch_interleaving: bool = False
+    """Whether the NPUs work on one half of a batch while the memory works on the other."""
     prefix_storage: str | None = None
     """Second tier of the prefix cache: ``cpu`` or ``cxl``."""
     prefix_sharing: bool = False

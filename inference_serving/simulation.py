@@ -211,6 +211,8 @@ class Simulation:
             self._wake_prefillers()
         if batch is None:
             return None
+        if instance.kv_channels is not None:
+            batch = instance.kv_channels.place(batch, instance.scheduler.running)
         outgoing = {}
         if instance.spec.role is Role.PREFILL:
             outgoing = self._mover.tokens_to_send(instance, batch)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from evaluation.figure import Figure, Results, main
 from evaluation.inputs import Inputs
+from evaluation.parser.hit_rate import hit_rate_rows
 from evaluation.parser.latency import latency_rows
-from evaluation.parser.throughput import prefix_rows, throughput_rows
+from evaluation.parser.throughput import throughput_rows
 from evaluation.plot_style import PAGE_IN, open_pyplot, save
 from evaluation.real_systems import Error, latency_errors, real_requests, throughput_errors
 from evaluation.rows import Row
@@ -17,7 +18,7 @@ from evaluation.throughput_plot import draw_throughput
 _CONFIG = Path(__file__).parent / "config"
 _MOE_WORKLOADS = {"A6000": "sharegpt_req300_rate10_phi", "H100": "sharegpt_req300_rate10_mixtral"}
 _DENSE_WORKLOAD = "sharegpt_req300_rate10_llama"
-_PANEL_HEIGHT_IN = 2.1
+_PANEL_HEIGHT_IN = 2.2
 
 
 def _scenarios(hardware: str) -> tuple[Scenario, ...]:
@@ -48,12 +49,13 @@ def _parse(outcome: Outcome) -> list[Row]:
     name, files = outcome.scenario.name, outcome.files
     return [
         *throughput_rows(name, files.summary, files.csv),
-        *prefix_rows(name, files.summary),
+        *hit_rate_rows(name, files.summary),
         *latency_rows(name, files.summary),
     ]
 
 
-def _errors(outcome: Outcome, inputs: Inputs) -> list[Error]:
+def real_errors(outcome: Outcome, inputs: Inputs) -> list[Error]:
+    """Errors against the real series of tokens a second, and against the times of real requests; where at hand."""
     name, place, errors = outcome.scenario.name, _real_place(outcome.scenario), []
     if (series := inputs.real(f"{place}_throughput.tsv")) is not None:
         errors += throughput_errors(name, series, outcome.files.csv)
@@ -94,7 +96,7 @@ FIGURE = Figure(
     title="throughput over time on A6000 and H100",
     scenarios=(*_scenarios("A6000"), *_scenarios("H100")),
     parse=_parse,
-    errors=_errors,
+    errors=real_errors,
     draw=_draw,
 )
 

@@ -8,8 +8,8 @@ import pytest
 
 from astra_sim.input_error import InputError
 from evaluation.parser.component_power import component_rows
+from evaluation.parser.hit_rate import hit_rate_rows
 from evaluation.parser.latency import latency_rows
-from evaluation.parser.throughput import prefix_rows
 
 
 def summary(folder, **fields):
@@ -40,9 +40,9 @@ def test_components_are_summed_over_nodes_in_their_usual_order(tmp_path):
 def test_prefix_hits_are_summed_over_instances(tmp_path):
     caches = [{"queried_tokens": 100, "hit_tokens": 50}, {"queried_tokens": 300, "hit_tokens": 50}]
     file = summary(tmp_path, instances=[{"prefix_cache": one} for one in caches] + [{}])
-    (row,) = prefix_rows("A", file)
+    (row,) = hit_rate_rows("A", file)
     assert row.value == 25.0
 
 
 def test_runs_without_caches_have_no_hit_ratio(tmp_path):
-    assert prefix_rows("A", summary(tmp_path, instances=[{}])) == []
+    assert hit_rate_rows("A", summary(tmp_path, instances=[{}])) == []

@@ -46,6 +46,9 @@ def test_equal_results_pass(fresh_results, capsys):
         ("figure_5", "throughput_tok_s", 2.0),
         ("figure_6", "energy_kj", 0.99),
         ("figure_6", "component_npu_energy_kj", 1.01),
+        ("figure_7", "prefix_hit_percent", 1.01),
+        ("figure_7", "instance1_npu_mem_mb", 1.1),
+        ("figure_8", "mean_throughput_tok_s", 0.99),
         ("figure_9", "mean_tpot_ms", 1.01),
     ],
 )

@@ -1,0 +1,1 @@
+"""Figure 7: memory and prefix hits."""
