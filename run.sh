@@ -4,12 +4,16 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ./compile.sh
 
+summaries=()
+
+# Run an example: title, cluster config, workload, name of its results, more arguments.
 simulate() {
   local title=$1 config=$2 dataset=$3 name=$4
   shift 4
   printf '\n### %s\n' "$title"
   .venv/bin/python main.py --cluster-config "cluster_config/$config.json" --dataset "dataset/$dataset.jsonl" \
     --output "output/$name.csv" --summary-json "output/$name.json" "$@"
+  summaries+=("output/$name.json")
 }
 
 simulate "Ten requests on one instance" single_node_single_instance example_trace example_run
@@ -42,6 +46,9 @@ simulate "Weights loaded from the NPU's own memory in each iteration" single_nod
   sharegpt_req100_rate10_llama example_offloading_run --enable-local-offloading --log-interval 20
 simulate "Sessions of agents on two instances, each turn where its history is cached" single_node_multi_instance \
   agentic_sessions example_sessions_run --enable-prefix-caching --request-routing-policy PREFIX --log-interval 20
+simulate "Speculative decoding: four drafts, each accepted with a chance of 0.7" single_node_single_instance_H100_8B \
+  sharegpt_req100_rate10_llama example_speculative_run --log-interval 20 \
+  --num-speculative-tokens 4 --speculative-acceptance-rate 0.7
 simulate "Power and energy of a node and its requests (series in output/example_power.tsv)" \
   single_node_power_instance sharegpt_req100_rate10_llama example_power_run --log-interval 5 \
   --power-series output/example_power.tsv
@@ -69,14 +76,12 @@ simulate "Two pipeline stages of two NPUs" single_node_tp_pp_instance \
   sharegpt_req100_rate10_llama example_tp_pp_run --log-interval 20
 simulate "Two data-parallel instances with shared experts, each two stages of two NPUs" single_node_moe_dp_tp_pp_instance \
   sharegpt_req100_rate10_llama example_moe_dp_tp_pp_run --log-interval 20
-summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,pim_run,pim_sbi_run,topology_run,moe_run,moe_multi_run,moe_pd_run,moe_dp_run,deepseek_run,pp_run,tp_pp_run,moe_dp_tp_pp_run}.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
-  simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \
+  simulate "Prefill and decode on two nodes, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \
     example_ns3_run --num-req 10 --log-interval 5 --network-backend ns3 --ns3-mtu 16384
-  summaries+=(output/example_ns3_run.json)
 else
-  printf '\n### The same, packet by packet: skipped, ns-3 is not installed (docs/ns3.md)\n'
+  printf '\n### Packet by packet: skipped, ns-3 is not installed (docs/ns3.md)\n'
 fi
 
 printf '\n### What each example gave (ms; full results in output/)\n'

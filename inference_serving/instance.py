@@ -201,7 +201,8 @@ class Instance:
 
     def host_ns(self, batch: Batch) -> int:
         """Time before a batch (or a layer group of one) runs: host overhead, and the making of its drafts."""
-        return self.overhead.before(batch.layer_group) + self._draft_step_ns * batch.draft_steps
+        host_ns = self.overhead.before(batch.layer_group)
+        return host_ns + self._draft_step_ns * batch.draft_steps if self._draft_step_ns else host_ns
 
     def rows(self) -> Sequence[Request]:
         """Rows of the batch that has just been formed, for as long as it takes until it is submitted."""

@@ -112,6 +112,10 @@ def refuse_with_speculation(
         reason = f"{settings.scheduling_policy} does not count with drafts; use one of {names}"
     elif config.prefix_storage is not None and settings.enable_prefix_caching:
         reason = "--prefix-storage writes chunks before it is known which drafts are in them; drop that flag"
+    elif config.attn_offloading:
+        reason = (
+            "--enable-attn-offloading runs attention in memory for one token of a request; drop that flag"
+        )
     else:
         return
     raise InputError("", "num_speculative_tokens", f"{tokens}: {reason}, or {off}")

@@ -289,8 +289,14 @@ OFF = "or set it (here, or by --num-speculative-tokens) to 0"
             "num_speculative_tokens: 4: --prefix-storage writes chunks before it is known which drafts are in them; "
             f"drop that flag, {OFF}",
         ),
+        (
+            ON,
+            "--enable-attn-offloading",
+            "num_speculative_tokens: 4: --enable-attn-offloading runs attention in memory for one token of a request; "
+            f"drop that flag, {OFF}",
+        ),
     ],
-)  # fmt: skip
+)
 def test_fields_that_have_no_effect_or_cannot_be_combined_are_refused(
     tmp_path, capsys, fields, flags, message
 ):
