@@ -14,31 +14,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from astra_sim import NetworkError
 from astra_sim.input_error import InputError
+from astra_sim.lazy import lazy_module
 from inference_serving.cluster import Cluster
 from inference_serving.config_builder import load_cluster
 from inference_serving.dataset import read_dataset
 from inference_serving.engine_inputs import refuse_unless_stock
-from inference_serving.external_engine import ExternalEngineError
 from inference_serving.files import check_folder, check_writable, write_whole
 from inference_serving.flags import make_parser, simulation_config
-from inference_serving.iteration_log import IterationLog
 from inference_serving.latencies import open_latencies
 from inference_serving.logger import set_up_logging
-from inference_serving.memory_series import MemorySeries
 from inference_serving.output import RunResult, collect, summary_json, summary_text
-from inference_serving.power.report import series_text
-from inference_serving.power_model import PowerModel, make_power_model
 from inference_serving.progress import IntervalLog, ProgressBar
 from inference_serving.request_csv import csv_text
 from inference_serving.router import needs_prefix_caching
 from inference_serving.settings import SimulationConfig
 from inference_serving.simulation import RunObserver, Simulation, SimulationStallError
-from inference_serving.trace_dump import TraceDump
-from inference_serving.wait_ledger import WaitLedger
 from inference_serving.workload_check import fit_workload
+
+if TYPE_CHECKING:
+    from inference_serving import (
+        external_engine,
+        iteration_log,
+        memory_series,
+        power_model,
+        trace_dump,
+        wait_ledger,
+    )
+    from inference_serving.power import report as power_report
+else:  # what a run does not ask for is not imported
+    external_engine = lazy_module("inference_serving.external_engine")
+    iteration_log = lazy_module("inference_serving.iteration_log")
+    memory_series = lazy_module("inference_serving.memory_series")
+    power_model = lazy_module("inference_serving.power_model")
+    power_report = lazy_module("inference_serving.power.report")
+    trace_dump = lazy_module("inference_serving.trace_dump")
+    wait_ledger = lazy_module("inference_serving.wait_ledger")
 
 EXIT_BAD_INPUT, EXIT_STALLED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 3, 130, 141
 
@@ -59,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except (SimulationStallError, ExternalEngineError, NetworkError) as error:
+    except (SimulationStallError, external_engine.ExternalEngineError, NetworkError) as error:
         print(f"error: the simulation cannot go on: {error}", file=sys.stderr)
         return EXIT_STALLED
     except BrokenPipeError:  # whoever read stdout has gone, as in ``... | head``
@@ -108,18 +122,24 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
         # with a bar on the same terminal, stdout is now one that prints above it
         power_w = None if power is None else power.mean_power_w
         interval_log = IntervalLog(simulation.instances, config.log_interval_ns, sys.stdout, power_w)
-        observers += [interval_log, bar]
-        ledger = WaitLedger(simulation.instances) if config.wait_ledger else None
+        observers.append(interval_log)
+        if bar.shown:
+            observers.append(bar)
+        ledger = wait_ledger.WaitLedger(simulation.instances) if config.wait_ledger else None
         if ledger is not None:
             observers.append(ledger)
-        series = MemorySeries(simulation.instances, config.log_interval_ns) if args.memory_series else None
+        series = (
+            memory_series.MemorySeries(simulation.instances, config.log_interval_ns)
+            if args.memory_series
+            else None
+        )
         if series is not None:
             observers.append(series)
-        iterations = None if args.iteration_log is None else IterationLog()
+        iterations = None if args.iteration_log is None else iteration_log.IterationLog()
         if iterations is not None:
             observers.append(iterations)
         if config.dump is not None:
-            observers.append(TraceDump(config.dump, cluster))
+            observers.append(trace_dump.TraceDump(config.dump, cluster))
         stalled: SimulationStallError | None = None
         try:
             simulation.run()
@@ -141,8 +161,10 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
 
 def _power_model(
     args: argparse.Namespace, config: SimulationConfig, cluster: Cluster, last_arrival_ns: int
-) -> PowerModel | None:
-    power = make_power_model(cluster, config.log_interval_ns, last_arrival_ns)
+) -> power_model.PowerModel | None:
+    power = None
+    if any(node.power is not None for node in cluster.nodes):
+        power = power_model.make_power_model(cluster, config.log_interval_ns, last_arrival_ns)
     if power is None and args.power_series is not None:
         raise InputError(
             cluster.file,
@@ -160,7 +182,7 @@ def _report(args: argparse.Namespace, result: RunResult, simulation: Simulation)
     if args.summary_json is not None:
         write_whole(args.summary_json, summary_json(result.summary))
     if args.power_series is not None and energy is not None:
-        write_whole(args.power_series, series_text(energy))
+        write_whole(args.power_series, power_report.series_text(energy))
     print(summary_text(result.summary), end="", flush=True)
     if not simulation.interrupted:
         return 0

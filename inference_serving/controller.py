@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from astra_sim import Completion, Engine, EngineCounters, EngineOptions, Ns3Options, Template
+from astra_sim.lazy import lazy_module
 from astra_sim.stall_doctor import diagnosis
 from inference_serving.cluster import Cluster
 from inference_serving.engine_inputs import memory_configs, network_config, packet_links, system_config
-from inference_serving.external_engine import ExternalController
 from inference_serving.graph_fusion import FusedGraphs
 from inference_serving.graph_generator import build_graphs, build_wave_graphs
 from inference_serving.settings import SimulationConfig
 from inference_serving.trace_generator import Trace
 from inference_serving.trace_shape import TraceShape
+
+if TYPE_CHECKING:
+    from inference_serving import external_engine
+else:
+    external_engine = lazy_module("inference_serving.external_engine")
 
 
 class Controller(Protocol):
@@ -108,5 +113,5 @@ class EngineController:
 def make_controller(cluster: Cluster, config: SimulationConfig) -> Controller:
     """The engine that a run's settings ask for."""
     if config.engine_binary is not None:
-        return ExternalController(cluster, config.engine_binary)
+        return external_engine.ExternalController(cluster, config.engine_binary)
     return EngineController(cluster, config.network_backend, config.ns3)

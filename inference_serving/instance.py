@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from inference_serving.async_scheduler import AsyncScheduler
+from astra_sim.lazy import lazy_module
 from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.gate_function import ExpertRouting
-from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
-from inference_serving.kv_tiers import KvTiers
 from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
-from inference_serving.prefill_backlog import PrefillBacklog
 from inference_serving.prefill_costs import PrefillCosts
-from inference_serving.prefix_cache import PrefixKvCache
 from inference_serving.request import Batch, Request
 from inference_serving.routing_target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
@@ -25,9 +22,17 @@ from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
 from inference_serving.trace_generator import NO_MOVES, TraceGenerator
 from inference_serving.trace_shape import KvMoveKind
 
+if TYPE_CHECKING:
+    from inference_serving import async_scheduler, hol_scheduler, prefill_backlog, prefix_cache
+    from inference_serving.kv_tiers import KvTiers
+else:
+    async_scheduler = lazy_module("inference_serving.async_scheduler")
+    hol_scheduler = lazy_module("inference_serving.hol_scheduler")
+    prefill_backlog = lazy_module("inference_serving.prefill_backlog")
+    prefix_cache = lazy_module("inference_serving.prefix_cache")
 
-@dataclass(slots=True)
-class Formed:
+
+class Formed(NamedTuple):
     """A batch that has been formed and not yet submitted; the host has prepared it by ``ready_ns``."""
 
     batch: Batch
@@ -36,8 +41,7 @@ class Formed:
     ready_ns: int
 
 
-@dataclass(slots=True)
-class InFlight:
+class InFlight(NamedTuple):
     """The iteration that an instance is running; it began at ``start_ns``, its step overhead included."""
 
     batch: Batch
@@ -65,7 +69,7 @@ def make_scheduler(
     may_admit = None if admission is None else admission.may_admit
     if settings.scheduling_policy in policy_names():
         if settings.async_scheduling:
-            return AsyncScheduler(settings, kv_cache, may_admit=may_admit)
+            return async_scheduler.AsyncScheduler(settings, kv_cache, may_admit=may_admit)
         return Scheduler(settings, kv_cache, hands_over=hands_over, may_admit=may_admit)
     if spec.role is Role.DECODE:
         return Scheduler(replace(settings, scheduling_policy="fcfs"), kv_cache)
@@ -75,11 +79,11 @@ def make_scheduler(
         settings.scheduling_policy, dict(settings.policy_args), costs, settings.longest_chunk, most_groups
     )
     would_admit = None if admission is None else admission.would_admit
-    return HolScheduler(
+    return hol_scheduler.HolScheduler(
         settings,
         kv_cache,
         policy,
-        activations=ActivationBlocks.of(spec, kv_cache.block_size),
+        activations=hol_scheduler.ActivationBlocks.of(spec, kv_cache.block_size),
         hands_over=hands_over,
         may_admit=may_admit,
         would_admit=would_admit,
@@ -105,11 +109,10 @@ class Instance:
         self._forecaster = Forecaster(
             costs, PolicyOptions(chunk=REFERENCE_CHUNK_TOKENS), REFERENCE_CHUNK_TOKENS
         )
-        pool = PrefixKvCache if spec.scheduler.enable_prefix_caching else KvCache
+        pool = prefix_cache.PrefixKvCache if spec.scheduler.enable_prefix_caching else KvCache
         self.kv_cache: KvCache = pool(spec.memory.kv_blocks, spec.scheduler.block_size)
         self.tiers = self.kv_cache.tiers = tiers
         self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
-        self.backlog = PrefillBacklog(self.scheduler, costs)
         self.traces = TraceGenerator(spec, costs.latency, routing)
         self.in_flight: InFlight | None = None
         self.ahead: Formed | None = None
@@ -117,6 +120,11 @@ class Instance:
         self.iterations = 0
         self.busy_ns = 0
         self._unfinished = 0
+
+    @cached_property
+    def backlog(self) -> prefill_backlog.PrefillBacklog:
+        """The prefill work that is waiting here, for routers that look at it."""
+        return prefill_backlog.PrefillBacklog(self.scheduler, self.costs)
 
     @property
     def unfinished_requests(self) -> int:

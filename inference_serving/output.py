@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from astra_sim.lazy import lazy_module
 from inference_serving.cluster import Cluster, Role
-from inference_serving.kv_cache import PrefixStatistics
-from inference_serving.kv_tiers import KvTiers
 from inference_serving.metrics import (
     Distribution,
     LatencySummary,
@@ -19,8 +18,6 @@ from inference_serving.metrics import (
     summarise,
     throughput,
 )
-from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
-from inference_serving.prefix_pool import PrefixPool
 from inference_serving.session_summary import SessionSummary, session_facts, session_lines, summarise_sessions
 from inference_serving.simulation import Simulation
 from inference_serving.slowdown import ClassSummary, Fairness, PrefillFacts, by_class
@@ -32,8 +29,16 @@ from inference_serving.tier_report import (
     tier_facts,
     tier_lines,
 )
-from inference_serving.wait_ledger import Account
 from llm_profile.latency import Source
+
+if TYPE_CHECKING:
+    from inference_serving.kv_cache import PrefixStatistics
+    from inference_serving.kv_tiers import KvTiers
+    from inference_serving.power import report as power_report
+    from inference_serving.prefix_pool import PrefixPool
+    from inference_serving.wait_ledger import Account
+else:
+    power_report = lazy_module("inference_serving.power.report")
 
 _NS_PER_MS = 1e6
 _WIDTH = 58
@@ -80,7 +85,7 @@ class RunSummary:
     collective_bytes: int
     classes: Mapping[str, ClassSummary]
     fairness: Fairness
-    energy: EnergyReport | None = None
+    energy: power_report.EnergyReport | None = None
     pools: tuple[PrefixPool, ...] = ()
     """The second tier of the prefix cache."""
     sessions: SessionSummary | None = None
@@ -104,7 +109,7 @@ def collect(
     cluster: Cluster,
     simulation: Simulation,
     accounts: Mapping[int, Account] | None = None,
-    energy: EnergyReport | None = None,
+    energy: power_report.EnergyReport | None = None,
 ) -> RunResult:
     """Turn a simulation that has run into its result; ``accounts`` are a wait ledger's."""
     finished = sorted(simulation.finished, key=lambda request: request.request_id)
@@ -207,7 +212,7 @@ def summary_json(summary: RunSummary) -> str:
     if summary.sessions is not None:
         facts["sessions"] = session_facts(summary.sessions)
     if summary.energy is not None:
-        facts["power"] = energy_facts(summary.energy, totals.generated_tokens)
+        facts["power"] = power_report.energy_facts(summary.energy, totals.generated_tokens)
     return json.dumps(facts, indent=2) + "\n"
 
 
@@ -295,7 +300,10 @@ def summary_text(summary: RunSummary) -> str:
         lines += [_line(name, value) for name, value in pool_lines(summary.pools)]
     if summary.energy is not None:
         lines.append(_title("Power Results"))
-        lines += [_line(name, value) for name, value in energy_lines(summary.energy, totals.generated_tokens)]
+        lines += [
+            _line(name, value)
+            for name, value in power_report.energy_lines(summary.energy, totals.generated_tokens)
+        ]
     lines.append("=" * _WIDTH)
     return "\n".join(lines) + "\n"
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from astra_sim.lazy import lazy_module
 from inference_serving.output import RunResult
 from inference_serving.request import Request
 from inference_serving.slowdown import PrefillFacts
-from inference_serving.why import ledger_text
+
+if TYPE_CHECKING:
+    from inference_serving import why
+else:
+    why = lazy_module("inference_serving.why")
 
 STORAGE_COLUMN = "storage_hit_tokens"
 """Only in runs that have a second tier of the prefix cache, so that others' files stay as they were."""
@@ -71,7 +77,7 @@ def csv_text(result: RunResult) -> str:
             f"{one.latency_ns},{one.queuing_delay_ns},{one.ttft_ns},{one.tpot_ns},{quote}{itl}{quote},"
             f"{request.first_instance_id},{request.instance_id},{request.preemptions},{request.priority},"
             f"{_prefill_cells(prefill)},{request.prefix_hit_tokens},"
-            f"{ledger_text(account) if account else ''},{energy_j},"
+            f"{why.ledger_text(account) if account else ''},{energy_j},"
             f"{_client_cells(request, limited=result.summary.max_concurrency > 0)}"
             f"{f',{request.storage_hit_tokens}' if storage else ''}\n"
         )

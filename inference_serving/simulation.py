@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from astra_sim import Completion, EngineCounters
+from astra_sim.lazy import lazy_module
 from inference_serving.arrivals import Arrivals, request_of
 from inference_serving.cluster import Cluster, InstanceSpec, Role
 from inference_serving.controller import EngineController, make_controller
@@ -21,10 +22,14 @@ from inference_serving.request_spec import RequestSpec
 from inference_serving.router import make_decode_router, make_router
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
-from inference_serving.tier_builder import make_tiers
 from inference_serving.trace_generator import Trace
 from inference_serving.wave import NOBODYS, DpGroup, PredictedWave, predicted_waves
 from llm_profile.latency import LatencyModel
+
+if TYPE_CHECKING:
+    from inference_serving import tier_builder
+else:
+    tier_builder = lazy_module("inference_serving.tier_builder")
 
 _ITERATION_PART = 0
 _NOTHING = IterationOutcome((), (), 0)
@@ -61,7 +66,8 @@ class Simulation:
         self.instances: dict[int, Instance] = {}
         self._mover = KvMover(self.instances)
         serial = SerialTimes(cluster)
-        tiers = make_tiers(cluster, config)
+        has_tiers = config.prefix_storage is not None or any(s.placement.swaps for s in cluster.instances)
+        tiers = tier_builder.make_tiers(cluster, config) if has_tiers else {}
         *routing, expert_rng = np.random.default_rng(config.seed).spawn(3)
         waves = self._predict_waves(cluster, config, latencies, serial)
         for spec in cluster.instances:
@@ -176,24 +182,25 @@ class Simulation:
         if group is not None:
             self._start_wave(group)
             return
-        formed = instance.ahead or self._form(instance)
+        now_ns = self.controller.now_ns
+        formed = instance.ahead or self._form(instance, now_ns)
         instance.ahead = None
         if formed is None:
             return
-        self._submit(instance, formed)
+        self._submit(instance, formed, now_ns)
         if instance.spec.scheduler.async_scheduling:
-            instance.ahead = self._form(instance)
+            instance.ahead = self._form(instance, now_ns)
 
     def _start_wave(self, group: DpGroup) -> None:
         """Start an iteration of all instances of a group if one has work and none is in the last wave still."""
         if any(member.in_flight is not None for member in group.members):
             return
-        formed = [self._form(member) for member in group.members]
+        now_ns = self.controller.now_ns
+        formed = [self._form(member, now_ns) for member in group.members]
         ready_ns = [one.ready_ns for one in formed if one is not None]
         if not ready_ns:
             return
         assert isinstance(self.controller, EngineController)  # load_cluster refuses other engines
-        now_ns = self.controller.now_ns
         batches = [None if one is None else one.batch for one in formed]
         ticket, traces = group.submit(self.controller, batches, max(now_ns, *ready_ns))
         self._running[ticket] = group.members
@@ -202,28 +209,28 @@ class Simulation:
             for observer in self._observers:
                 observer.on_submit(member, trace, ticket)
 
-    def _form(self, instance: Instance) -> Formed | None:
-        now_ns = self.controller.now_ns
+    def _form(self, instance: Instance, now_ns: int) -> Formed | None:
         starved = instance.scheduler.starved
         batch = instance.scheduler.schedule(now_ns)
         if instance.spec.role is Role.DECODE and starved and not instance.scheduler.starved:
             self._wake_prefillers()
         if batch is None:
             return None
-        outgoing = {}
+        outgoing: dict[int, list[tuple[Request, int]]] = {}
         if instance.spec.role is Role.PREFILL:
             outgoing = self._mover.tokens_to_send(instance, batch)
         overhead_ns = instance.overhead.before(batch.layer_group)
         instance.host_free_ns = max(now_ns, instance.host_free_ns) + overhead_ns
         return Formed(batch, outgoing, instance.take_moves(batch), instance.host_free_ns)
 
-    def _submit(self, instance: Instance, formed: Formed) -> None:
+    def _submit(self, instance: Instance, formed: Formed, now_ns: int) -> None:
         """Start an iteration, as soon as the host has prepared it."""
-        batch, now_ns = formed.batch, self.controller.now_ns
+        batch = formed.batch
         kv_tokens = {target: sum(tokens for _, tokens in sent) for target, sent in formed.outgoing.items()}
         trace = instance.traces.synthesize_trace(batch, kv_tokens, self._decode_specs, formed.moves)
         ticket = self.controller.submit(trace, max(now_ns, formed.ready_ns))
-        self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
+        if formed.outgoing:
+            self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
         instance.in_flight = InFlight(batch, ticket, now_ns)
         self._running[ticket] = (instance,)
         for observer in self._observers:

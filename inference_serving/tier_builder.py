@@ -16,12 +16,10 @@ from llm_profile.layers import kv_bytes_per_token
 
 
 def make_tiers(cluster: Cluster, config: SimulationConfig) -> Mapping[int, KvTiers]:
-    """The tiers of every instance that has any, by instance id.
+    """The tiers of every instance that has any, by instance id, of a run where one has.
 
     Raises InputError if a pool cannot hold a single chunk, or there is no place for it.
     """
-    if config.prefix_storage is None and not any(spec.placement.swaps for spec in cluster.instances):
-        return {}
     spare = SpareMemory(spare_bytes(cluster))
     pools = _make_pools(cluster, config, spare) if config.prefix_storage is not None else {}
     return {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference_serving.instance import Instance
-from inference_serving.kv_cache import PrefixStatistics
-from inference_serving.kv_tiers import KvTiers
-from inference_serving.prefix_pool import PrefixPool
+
+if TYPE_CHECKING:
+    from inference_serving.kv_cache import PrefixStatistics
+    from inference_serving.kv_tiers import KvTiers
+    from inference_serving.prefix_pool import PrefixPool
 
 _MIB = 1 << 20
 

@@ -61,7 +61,7 @@ class TraceRow:
     """Group of experts whose section the row is; None: it is in none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made in every iteration; frozen, it would take twice as long
 class Trace:
     """One iteration: its structure, and the numbers that its slots refer to."""
 
@@ -225,8 +225,9 @@ class TraceGenerator:
         self._provenance.count(batch, len(shape.blocks), attention, attention_ns)
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
         sizes = self._sizes(shape, batch, kv_tokens)
-        for move, moved in zip(shape.moves, moves.values(), strict=True):
-            sizes[move.access.slot] = moved
+        if moves:
+            for move, moved in zip(shape.moves, moves.values(), strict=True):
+                sizes[move.access.slot] = moved
         if self._experts is not None:
             experts = self._experts.of(tokens) if wave is None else wave.experts
             durations_ns = np.concatenate([durations_ns, experts.durations_ns])
