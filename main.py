@@ -1,6 +1,9 @@
 """Entry point under the published name: ``python main.py --cluster-config ... --dataset ...``."""
 
+import gc
+
 from inference_serving.cli import main
 
 if __name__ == "__main__":
+    gc.freeze()  # what has been imported stays to the end, so no garbage collection need look at it
     raise SystemExit(main())

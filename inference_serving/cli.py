@@ -111,7 +111,9 @@ def _simulate(args: argparse.Namespace, config: SimulationConfig, cluster: Clust
         # with a bar on the same terminal, stdout is now one that prints above it
         power_w = None if power is None else power.mean_power_w
         interval_log = IntervalLog(simulation.instances, config.log_interval_ns, sys.stdout, power_w)
-        observers += [interval_log, bar]
+        observers.append(interval_log)
+        if bar.shown:
+            observers.append(bar)
         ledger = WaitLedger(simulation.instances) if config.wait_ledger else None
         if ledger is not None:
             observers.append(ledger)

@@ -47,6 +47,9 @@ class KvCache:
     10
     """
 
+    caches_prefixes = False
+    """Whether contents are remembered, so that a request may find blocks of its prompt here."""
+
     def __init__(self, capacity_blocks: int, block_size: int) -> None:
         self.capacity_blocks = capacity_blocks
         self.block_size = block_size
@@ -59,11 +62,6 @@ class KvCache:
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold ``tokens`` tokens."""
         return -(-tokens // self.block_size)
-
-    @property
-    def caches_prefixes(self) -> bool:
-        """Whether contents are remembered, so that a request may find blocks of its prompt here."""
-        return False
 
     def match(self, request: Request) -> PrefixMatch:
         """What a request that has no KV yet need not compute: only what can be loaded from elsewhere."""
@@ -99,7 +97,7 @@ class KvCache:
         if blocks > self.free_blocks:
             raise RuntimeError(f"KV pool over-committed: {blocks} blocks asked, {self.free_blocks} free")
         self.free_blocks -= blocks
-        self.peak_blocks = max(self.peak_blocks, self.used_blocks)
+        self.peak_blocks = max(self.peak_blocks, self.capacity_blocks - self.free_blocks)
 
     def give_back(self, blocks: int) -> None:
         """Return blocks; raises RuntimeError if more come back than were taken."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inference_serving.percentiles import percentiles
 from inference_serving.request import Int64Array, Request
 
 
@@ -38,8 +39,8 @@ class Distribution:
             return Distribution(0.0, 0.0, 0.0, 0)
         data = np.array(values, dtype=np.float64)
         mean = float(data.mean())
-        median, p99 = np.percentile(data, (50, 99), overwrite_input=True)
-        return Distribution(mean, float(median), float(p99), data.size)
+        median, p99 = percentiles(data, (50, 99))
+        return Distribution(mean, median, p99, data.size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,16 +42,13 @@ class PrefixKvCache(KvCache):
     without content first, then the least recently used. A block that several requests share counts once.
     """
 
+    caches_prefixes = True
+
     def __init__(self, capacity_blocks: int, block_size: int) -> None:
         super().__init__(capacity_blocks, block_size)
         self.statistics: PrefixStatistics = PrefixStatistics()
         self._users: dict[BlockHash, int] = {}
         self._unused: OrderedDict[BlockHash, None] = OrderedDict()
-
-    @property
-    def caches_prefixes(self) -> bool:
-        """True: contents are remembered."""
-        return True
 
     @property
     def cached_blocks(self) -> int:

@@ -6,15 +6,18 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
+from astra_sim.lazy import lazy_module
 from inference_serving.instance import Instance
 from inference_serving.request import Batch
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.trace_generator import Trace
+
+if TYPE_CHECKING:
+    from rich import console, progress
+else:
+    console, progress = lazy_module("rich.console"), lazy_module("rich.progress")
 
 _BAR_EVERY = 256
 
@@ -94,38 +97,49 @@ class ProgressBar:
     """A bar on stderr: requests done, simulated time, iterations a second; silent where there is no terminal."""
 
     def __init__(self, total_requests: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-            console=Console(file=sys.stderr),
-            disable=not sys.stderr.isatty(),
+        self._iterations = 0
+        self._finished = 0
+        self._progress: progress.Progress | None = None
+        if not sys.stderr.isatty():
+            return
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[facts]}"),
+            progress.TimeElapsedColumn(),
+            console=console.Console(file=sys.stderr),
             transient=True,
             redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._progress.add_task("simulating", total=total_requests, facts="")
-        self._iterations = 0
-        self._finished = 0
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a terminal, so that the bar has to see the run."""
+        return self._progress is not None
 
     def __enter__(self) -> ProgressBar:
-        self._progress.start()
+        if self._progress is not None:
+            self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._progress is not None:
+            self._progress.stop()
 
     def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
         """Nothing to show."""
 
     def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
         """Move the bar now and then."""
+        if self._progress is None:
+            return
         self._iterations += 1
         self._finished += len(outcome.finished)
-        if self._progress.disable or self._iterations % _BAR_EVERY:
+        if self._iterations % _BAR_EVERY:
             return
         elapsed = self._progress.tasks[0].elapsed or 1e-9
         facts = f"{self._finished} requests, {now_ns / 1e9:.1f} s simulated, {self._iterations / elapsed:.0f} it/s"

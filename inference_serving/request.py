@@ -110,7 +110,7 @@ class Request:
         return self.token_time_parts[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made in every iteration; frozen, it would take twice as long
 class Batch:
     """One iteration's work, or a layer group of it: tokens granted to each running request.
 

@@ -140,8 +140,6 @@ class RunningTable:
     def _track_segments(self, emitted: NDArray[np.bool_]) -> None:
         last = self.clock.count - 1
         changed = emitted != (self.since >= 0)
-        if not np.count_nonzero(changed):
-            return
         for row in changed.nonzero()[0].tolist():
             if emitted[row]:
                 self.since[row] = last

@@ -8,8 +8,8 @@ blocks. When a running request finds no block, the policy's victim is preempted 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ class Refusal(StrEnum):
     DECODE = "decode"
 
 
-@dataclass(frozen=True, slots=True)
-class IterationOutcome:
+class IterationOutcome(NamedTuple):
     """What an iteration brought: requests that left the running table, and tokens by phase."""
 
     finished: Sequence[Request]
@@ -71,6 +70,7 @@ class Scheduler:
         """What became of drafts; None without speculation."""
         self._policy = make_policy(settings.scheduling_policy)
         self._table = RunningTable()
+        self._token_budget = settings.token_budget
         self._hands_over = hands_over
         self._may_admit = may_admit
         self._waiting_holders = 0
@@ -92,7 +92,7 @@ class Scheduler:
     def schedule(self, now_ns: int) -> Batch | None:
         """Form the next batch, or return None if no request can run a token now."""
         self.planned_ns = now_ns
-        total = self.settings.token_budget - self._plan_batch()
+        total = self._token_budget - self._plan_batch()
         if total == 0:
             return None
         for request in self._admitted:
@@ -109,7 +109,7 @@ class Scheduler:
 
     def _plan_batch(self) -> int:
         """Plan until something can run or nobody can make room any more; return the token budget left."""
-        limit = self.settings.token_budget
+        limit = self._token_budget
         preempted_before = -1
         budget = limit
         while budget == limit and preempted_before != self.preemptions:
@@ -122,7 +122,7 @@ class Scheduler:
         """Grant tokens to running rows and admit waiting requests; return the token budget left."""
         self._admitted.clear()
         self._table.grant[:] = 0
-        budget, preempted_before = self.settings.token_budget, self.preemptions
+        budget, preempted_before = self._token_budget, self.preemptions
         prefill_first = self.settings.prioritize_prefill
         in_prompt = self._table.computed < self._table.prompt if prefill_first else None
         budget = self._grant(in_prompt, budget)

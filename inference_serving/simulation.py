@@ -254,7 +254,8 @@ class Simulation:
             batch, formed.kv_tokens(), self._decode_specs, formed.moves[0]
         )
         ticket = self.controller.submit(trace, max(now_ns, formed.ready_ns))
-        self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
+        if formed.outgoing:
+            self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
         instance.begin(formed, ticket, now_ns)
         self._running[ticket] = (instance,)
         for observer in self._observers:

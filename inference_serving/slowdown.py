@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from inference_serving.percentiles import percentiles
+
 REFERENCE_CHUNK_TOKENS = 2048
 
 
@@ -57,16 +59,10 @@ class ClassSummary:
     @staticmethod
     def of(ttft_ns: Sequence[int], slowdown: Sequence[float]) -> ClassSummary:
         """Summarise at least one request."""
-        p50, p90, p99, p999 = np.percentile(np.array(ttft_ns, np.float64), (50, 90, 99, 99.9)).tolist()
+        p50, p90, p99, p999 = percentiles(np.array(ttft_ns, np.float64), (50, 90, 99, 99.9))
+        (slowdown_p99,) = percentiles(np.array(slowdown, np.float64), (99,))
         return ClassSummary(
-            len(ttft_ns),
-            p50,
-            p90,
-            p99,
-            p999,
-            float(np.mean(slowdown)),
-            float(np.percentile(slowdown, 99)),
-            max(slowdown),
+            len(ttft_ns), p50, p90, p99, p999, float(np.mean(slowdown)), slowdown_p99, max(slowdown)
         )
 
 

@@ -24,7 +24,7 @@ from inference_serving.settings import SchedulerSettings
 from inference_serving.speculation import DraftStatistics
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SpeculativeBatch(Batch):
     """A batch in which some rows verify drafts: ``drafts`` of each row's grant, shape as the grants."""
 

@@ -80,7 +80,7 @@ class TraceRow:
     """Half of the batch; None: it is not split."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made in every iteration; frozen, it would take twice as long
 class Trace:
     """One iteration: its structure, and the numbers that its slots refer to."""
 
@@ -396,8 +396,9 @@ class TraceGenerator:
             read, write = shape.streams_kv
             sizes[read.slot] = self._kv_layer_bytes * int(batch.context.dot(batch.grants > 0))
             sizes[write.slot] = self._kv_layer_bytes * batch.total_tokens
-        for move, moved in zip(shape.moves, moves.values(), strict=True):
-            sizes[move.access.slot] = moved
+        if moves:
+            for move, moved in zip(shape.moves, moves.values(), strict=True):
+                sizes[move.access.slot] = moved
         if shape.activation_slot is not None:
             handed_on = activation_bytes(self._instance.model, self._instance.precision, batch.total_tokens)
             sizes[shape.activation_slot] = -(-handed_on // self._instance.tp_size)

@@ -99,7 +99,7 @@ class AttentionRoofline:
         if decode_kv.size:
             fixed = max(fixed, self._decode.fixed_ns * (self._decode.lone if decode_kv.size == 1 else 1))
             block_kv = _in_blocks(decode_kv, self._decode.block_tokens)
-            longest = int(decode_kv.max())
+            longest = int(np.maximum.reduce(decode_kv))
             uneven = self._decode.skew * max(longest * decode_kv.size - block_kv, 0)
             decode = self.decode_ns(float(decode_kv.size), block_kv + uneven, longest)
             if self._unpacked:
@@ -182,7 +182,7 @@ class AttentionRoofline:
 
 def _in_blocks(kv: NDArray[np.int64], block: int) -> int:
     """Sum of lengths, each rounded up to whole blocks."""
-    return int(((kv + (block - 1)) // block).sum()) * block
+    return int(np.add.reduce((kv + (block - 1)) // block)) * block
 
 
 def decodes_unpacked(card: Hardware, model: ModelConfig) -> bool:

@@ -11,12 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from google.protobuf.message import DecodeError
-
-from astra_sim import chakra_pb2 as chakra
 from astra_sim.input_error import InputError
+from astra_sim.lazy import lazy_module
+
+if TYPE_CHECKING:
+    from google.protobuf import message as protobuf
+
+    from astra_sim import chakra_pb2 as chakra
+else:
+    chakra, protobuf = lazy_module("astra_sim.chakra_pb2"), lazy_module("google.protobuf.message")
 
 Dialect = Literal["chakra", "kaist", "astra-sim"]
 Value = int | float | str | bytes | tuple[bool, ...]
@@ -60,7 +65,7 @@ def read_et(path: str | Path, dialect: Dialect = "chakra") -> list[EtRecord]:
         metadata.ParseFromString(next(frames, b""))
         own = metadata.version == VERSION
         return [_to_record(chakra.Node.FromString(frame), own, dialect) for frame in frames]
-    except DecodeError as error:
+    except protobuf.DecodeError as error:
         raise InputError(path, "", f"not a Chakra trace: {error}") from None
 
 
