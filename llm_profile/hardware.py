@@ -201,7 +201,8 @@ class Hardware(_Part):
     """Bandwidth to a neighbour card, one direction."""
     multiprocessors: PositiveInt = 100
     shared_attention_kernel: bool = False
-    """Whether one kernel serves the prefills and the decodes of a batch (FlashAttention 2, before Hopper)."""
+    """Whether one kernel serves the prefills and the decodes of a batch (FlashAttention 2, before Hopper), and packs no
+    query heads of models with a sliding window."""
     cache_mb: PositiveFloat = 30.0
     """Last-level cache, 1e6 bytes."""
     step_overhead_ns: NonNegativeInt = 0
