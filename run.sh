@@ -45,6 +45,11 @@ simulate "Sessions of agents on two instances, each turn where its history is ca
 simulate "Power and energy of a node and its requests (series in output/example_power.tsv)" \
   single_node_power_instance sharegpt_req100_rate10_llama example_power_run --log-interval 5 \
   --power-series output/example_power.tsv
+simulate "Decode attention in host memory that computes" single_node_pim_instance \
+  fixed_in128_out512_req256_rate10 example_pim_run --num-req 256 --log-interval 20 --enable-attn-offloading
+simulate "The same, NPU and memory each with half of every batch" single_node_pim_instance \
+  fixed_in128_out512_req256_rate10 example_pim_sbi_run --num-req 256 --log-interval 20 --enable-attn-offloading \
+  --enable-sub-batch-interleaving
 simulate "Prefill and decode on two nodes, switches within and between, links with contention" \
   dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama example_topology_run --log-interval 5 \
   --network-backend analytical-aware
@@ -56,7 +61,9 @@ simulate "Mixture of experts, prefill and decode apart" single_node_moe_pd_insta
   sharegpt_req100_rate10_llama example_moe_pd_run --log-interval 5
 simulate "Two data-parallel instances that share their experts" single_node_moe_dp_ep_instance \
   sharegpt_req100_rate10_llama example_moe_dp_run --log-interval 5
-summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,topology_run,moe_run,moe_multi_run,moe_pd_run,moe_dp_run}.json)
+simulate "DeepSeek-V2-Lite on two NPUs: latent attention, shared experts, a dense first block" \
+  single_node_deepseek_instance sharegpt_req100_rate10_llama example_deepseek_run --log-interval 5
+summaries=(output/example_{run,single_run,multi_run,dual_node_run,pd_run,pd_unequal_run,tp4_run,prefix_run,sessions_run,prefix_cpu_run,prefix_shared_run,prefix_shared_dual_run,cxl_run,memory_run,offloading_run,power_run,pim_run,pim_sbi_run,topology_run,moe_run,moe_multi_run,moe_pd_run,moe_dp_run,deepseek_run}.json)
 
 if ./compile.sh --ns3 >/dev/null 2>&1; then
   simulate "The same, packet by packet in ns-3" dual_node_pd_topology_H100_8B sharegpt_req100_rate10_llama \

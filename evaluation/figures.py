@@ -8,6 +8,7 @@ from evaluation.figure_6 import figure_6
 from evaluation.figure_7 import figure_7
 from evaluation.figure_8 import figure_8
 from evaluation.figure_9 import figure_9
+from evaluation.figure_10 import figure_10
 
 FIGURES: tuple[Figure, ...] = (
     figure_5.FIGURE,
@@ -15,5 +16,5 @@ FIGURES: tuple[Figure, ...] = (
     figure_7.FIGURE,
     figure_8.FIGURE,
     figure_9.FIGURE,
+    figure_10.FIGURE,
 )
-"""In the order in which they are made."""

@@ -24,6 +24,7 @@ from inference_serving.engine_inputs import refuse_unless_stock
 from inference_serving.external_engine import ExternalEngineError
 from inference_serving.files import check_folder, check_writable, write_whole
 from inference_serving.flags import make_parser, simulation_config
+from inference_serving.idle_flags import idle_flag_notes
 from inference_serving.iteration_log import IterationLog
 from inference_serving.latencies import open_latencies
 from inference_serving.logger import set_up_logging
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
             refuse_unless_stock(cluster, "--engine-binary")
         if args.dump_traces is not None and args.et_dialect == "astra-sim":
             refuse_unless_stock(cluster, "--et-dialect")
+        for note in idle_flag_notes(config, cluster):
+            print(f"note: {note}", file=sys.stderr)
         return _simulate(args, config, cluster)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from astra_sim import NetworkConfig
 from inference_serving.memory_model import MemoryPlan, Precision
+from inference_serving.pim_model import PimSpec
 from inference_serving.placement import Placement
 from inference_serving.power.schema import NodePower
 from inference_serving.settings import SchedulerSettings
@@ -43,6 +44,10 @@ class InstanceSpec:
     or those of its data-parallel group."""
     dp_group: str | None = None
     """Instances of one group run their iterations together."""
+    pim: PimSpec | None = None
+    """The memory in which its decode attention runs; None: its NPUs do that too."""
+    interleaves: bool = False
+    """Whether its NPUs work on one half of a batch while that memory works on the other."""
 
     @property
     def tp_size(self) -> int:
@@ -71,6 +76,21 @@ class NodeSpec:
     cpu_mem_bytes: int
     power: NodePower | None = None
     """What its parts draw; None: power is not modelled here."""
+    pim: PimSpec | None = None
+    """What its host memory is made of, if attention is offloaded to it."""
+
+    @property
+    def host_bw_gbps(self) -> float:
+        """What NPUs load from host memory: ``mem_bw``, or less if its channels together have less."""
+        if self.pim is None:
+            return self.cpu_mem_bw_gbps
+        return min(self.cpu_mem_bw_gbps, self.pim.channels * self.pim.device.bandwidth_gbps)
+
+    @property
+    def host_latency_ns(self) -> float:
+        """``mem_latency``, and the device's own if one is named."""
+        device_ns = 0.0 if self.pim is None else self.pim.device.read_latency_ns
+        return self.cpu_mem_latency_ns + device_ns
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from astra_sim.network_config import Wiring
 from inference_serving.placement import PlacementSection
 from inference_serving.power.schema import PowerSection
 from inference_serving.schema_base import NonNegativeNumber, PositiveCount, PositiveNumber, Section
+from inference_serving.speculation import MOST_DRAFTS
 
 
 class NpuMemory(Section):
@@ -27,7 +28,10 @@ class NpuMemory(Section):
 
 
 class CpuMemory(Section):
-    """Host memory of one node: GB (2**30 bytes), GB/s (1e9 bytes a second), ns."""
+    """Host memory of one node: GB (2**30 bytes), GB/s (1e9 bytes a second), ns.
+
+    ``pim_config`` names the device that its channels are made of, see :mod:`inference_serving.pim_device`.
+    """
 
     mem_size: PositiveNumber
     mem_bw: PositiveNumber
@@ -68,6 +72,9 @@ class InstanceSection(Section):
     reserve_full_isl: bool | None = None
     prioritize_prefill: bool | None = None
     async_scheduling: bool | None = None
+    num_speculative_tokens: Annotated[int, Field(ge=0, le=MOST_DRAFTS)] | None = None
+    speculative_acceptance_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    speculative_draft_overhead: Annotated[int, Field(ge=0, le=10**12)] | None = None
     scheduling_policy: str | None = None
     policy_args: str | None = None
     block_size: PositiveCount | None = None
@@ -154,8 +161,6 @@ def unsupported_fields(cluster: ClusterSection) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for node_index, node in enumerate(cluster.nodes):
         path = f"nodes[{node_index}]"
-        if node.cpu_mem.pim_config is not None:
-            found.append((f"{path}.cpu_mem.pim_config", "processing in memory"))
         for index, instance in enumerate(node.instances):
             found += [(f"{path}.instances[{index}].{name}", what) for name, what in _unsupported(instance)]
     return found

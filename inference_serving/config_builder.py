@@ -7,18 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 
 from astra_sim.input_error import InputError, read_json_object, validated
+from inference_serving.attention_offloading import (
+    check_settings,
+    in_unison,
+    pim_of_instance,
+    pim_of_node,
+    with_kv_in_memory,
+)
 from inference_serving.cluster import Cluster, CxlSpec, InstanceSpec, NodeSpec, Role
 from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection, unsupported_fields
 from inference_serving.expert_parallelism import check_groups, checked_ep_size
 from inference_serving.memory_model import GIB, MemoryPlan, Precision, plan_memory
 from inference_serving.memory_places import settle_places
 from inference_serving.network_builder import build_network
-from inference_serving.placement import Placement, all_on_npu, block_rows, resolve
+from inference_serving.pim_model import PimSpec
+from inference_serving.placement import Placement, all_on_npu, resolve
 from inference_serving.policies import check_policy, is_policy, policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.power.schema import NodePower
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
+from inference_serving.speculation_options import refuse_with_speculation, speculation_of_instance
 from llm_profile.layers import check_tp_size
 from llm_profile.model_config import ModelConfig, load_model_config
 
@@ -46,6 +55,7 @@ class _Builder:
         self._config = config
         self._npus = 0
         self._cxl: CxlSpec | None = None
+        self._pim: PimSpec | None = None
         self._instances: list[InstanceSpec] = []
         self._group_npus: Counter[str] = Counter()
 
@@ -71,9 +81,11 @@ class _Builder:
         return settle_places(cluster)
 
     def _node(self, node_id: int, node: NodeSection) -> NodeSpec:
-        first = self._npus
+        first, known, field = self._npus, len(self._instances), f"nodes[{node_id}].cpu_mem"
+        self._pim = pim_of_node(self._file, field, node.cpu_mem, self._config)
         for index, instance in enumerate(node.instances):
             self._instances.append(self._instance(node_id, f"nodes[{node_id}].instances[{index}]", instance))
+        self._instances[known:] = in_unison(self._pim, self._instances[known:])
         return NodeSpec(
             node_id,
             tuple(range(first, self._npus)),
@@ -81,6 +93,7 @@ class _Builder:
             node.cpu_mem.mem_latency,
             int(node.cpu_mem.mem_size * GIB),
             NodePower.of(node.power, node.cpu_mem.mem_size) if node.power is not None else None,
+            self._pim,
         )
 
     def _instance(self, node_id: int, path: str, section: InstanceSection) -> InstanceSpec:
@@ -93,7 +106,11 @@ class _Builder:
             raise InputError(self._file, f"{path}.npu_num", f"{model.name}: {error.message}") from None
         settings = self._settings(path, section)
         precision = self._precision(path, section)
+        pim = pim_of_instance(self._file, path, section, self._config, self._pim)
         placement = self._placement(path, section, model)
+        if pim is not None:
+            check_settings(self._file, path, settings)
+            placement = with_kv_in_memory(self._file, path, section.placement, placement)
         ep_size = self._ep_size(path, section, model)
         return InstanceSpec(
             instance_id=len(self._instances),
@@ -112,6 +129,8 @@ class _Builder:
             mem_latency_ns=section.npu_mem.mem_latency,
             ep_size=ep_size,
             dp_group=section.dp_group,
+            pim=pim,
+            interleaves=pim is not None and self._config.sub_batch_interleaving,
         )
 
     def _model(self, path: str, section: InstanceSection) -> ModelConfig:
@@ -124,20 +143,12 @@ class _Builder:
         return model
 
     def _placement(self, path: str, section: InstanceSection, model: ModelConfig) -> Placement:
-        self._refuse_experts_elsewhere(path, section, model)
-        loads_local, layers = self._config.local_offloading, block_rows(model)
+        loads_local = self._config.local_offloading
         devices = self._cxl.devices if self._cxl is not None else 0
         if section.placement is None:
-            return all_on_npu(model.num_hidden_layers, layers, loads_local=loads_local, cxl_devices=devices)
+            return all_on_npu(model, loads_local=loads_local, cxl_devices=devices)
         try:
-            placement = resolve(
-                section.placement,
-                model.num_hidden_layers,
-                layers,
-                tied=model.tie_word_embeddings,
-                loads_local=loads_local,
-                cxl_devices=devices,
-            )
+            placement = resolve(section.placement, model, loads_local=loads_local, cxl_devices=devices)
         except ValueError as error:
             raise InputError(self._file, f"{path}.placement", str(error)) from None
         if section.pd_type == "decode" and not placement.keeps_kv:
@@ -147,24 +158,6 @@ class _Builder:
                 "kv_loc: KV lands on the NPUs of a decode instance; set it to npu",
             )
         return placement
-
-    def _refuse_experts_elsewhere(self, path: str, section: InstanceSection, model: ModelConfig) -> None:
-        if not model.is_moe:
-            return
-        if section.placement is not None and not section.placement.names_only_npu:
-            raise InputError(
-                self._file,
-                f"{path}.placement",
-                f"{model.name}: weights and KV elsewhere than on the NPU are not supported yet for "
-                "mixture-of-experts models; remove the field, or use npu everywhere",
-            )
-        if self._config.local_offloading:
-            raise InputError(
-                self._file,
-                f"{path}.model_name",
-                f"{model.name}: --enable-local-offloading is not supported yet for mixture-of-experts models; "
-                "drop the flag, or use a dense model",
-            )
 
     def _ep_size(self, path: str, section: InstanceSection, model: ModelConfig) -> int:
         """Ranks over which the experts are spread; whatever does not divide evenly is refused."""
@@ -206,7 +199,7 @@ class _Builder:
                 f"true: is not supported yet for {section.pd_type} instances; set it (here, or by "
                 "--no-async-scheduling) to false",
             )
-        return self._with_policy(path, section, settings)
+        return self._with_speculation(path, section, self._with_policy(path, section, settings))
 
     def _with_policy(
         self, path: str, section: InstanceSection, settings: SchedulerSettings
@@ -233,6 +226,17 @@ class _Builder:
                 f"{path}.enable_chunked_prefill",
                 f"false: {settings.scheduling_policy} works in chunks; set it to true",
             )
+        return settings
+
+    def _with_speculation(
+        self, path: str, section: InstanceSection, settings: SchedulerSettings
+    ) -> SchedulerSettings:
+        try:
+            speculation = speculation_of_instance(section, settings.speculation)
+            settings = replace(settings, speculation=speculation)
+            refuse_with_speculation(section, settings, self._config)
+        except InputError as error:
+            raise InputError(self._file, f"{path}.{error.field}", error.message) from None
         return settings
 
     def _precision(self, path: str, section: InstanceSection) -> Precision:
@@ -269,7 +273,7 @@ class _Builder:
             memory.mem_size,
             utilization,
             placement=placement,
-            expert_ranks=max(ep_size, section.npu_count),
+            ep_size=ep_size,
         )
         stated = memory.kv_blocks or self._config.num_gpu_blocks_override
         if stated is not None:

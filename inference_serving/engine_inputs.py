@@ -68,9 +68,10 @@ def memory_configs(cluster: Cluster) -> list[MemoryConfig]:
 
 
 def _host_memory(cluster: Cluster) -> MemoryConfig:
-    speeds = [(node.cpu_mem_bw_gbps, round(node.cpu_mem_latency_ns)) for node in cluster.nodes]
+    speeds = [(node.host_bw_gbps, round(node.host_latency_ns)) for node in cluster.nodes]
     bandwidths, latencies = zip(*speeds, strict=True)
     own = len(set(speeds)) > 1
+    channels = max(node.pim.channels if node.pim is not None else 0 for node in cluster.nodes)
     return MemoryConfig(
         memory_type="PER_NODE_MEMORY_EXPANSION",
         bandwidth_gbps=bandwidths[0],
@@ -78,6 +79,7 @@ def _host_memory(cluster: Cluster) -> MemoryConfig:
         node_of_npu=tuple(node.node_id for node in cluster.nodes for _ in node.npus),
         node_bandwidth_gbps=bandwidths if own else None,
         node_latency_ns=latencies if own else None,
+        pim_channels=channels or None,
     )
 
 

@@ -29,11 +29,12 @@ def checked_ep_size(model: ModelConfig, ep_size: int, npus: int, group_npus: int
         error = f"{model.name} has {model.num_experts} experts, which {ep_size} NPUs cannot share evenly"
     if error is not None:
         raise InputError("", "ep_size", f"{ep_size}: {error}")
-    if model.is_moe and ep_size == 1 and model.moe_intermediate_size % npus:
+    uneven = [width for width in (model.moe_intermediate_size, model.shared_expert_width) if width % npus]
+    if model.is_moe and ep_size == 1 and uneven:
         raise InputError(
             "",
             "npu_num",
-            f"{npus}: {model.name} has experts of width {model.moe_intermediate_size}, which {npus} NPUs cannot "
+            f"{npus}: {model.name} has experts of width {uneven[0]}, which {npus} NPUs cannot "
             "share evenly; use another number, or spread whole experts with ep_size",
         )
     return ep_size
@@ -68,14 +69,21 @@ def _unlike(group: tuple[InstanceSpec, ...]) -> str | None:
 
 
 def _without_waves(group: tuple[InstanceSpec, ...], config: SimulationConfig) -> str | None:
-    if any(spec.role is not Role.COLOCATED for spec in group):
-        return "data parallelism with pd_type is not supported yet; set pd_type to null"
-    if any(spec.scheduler.async_scheduling for spec in group):
-        return "data parallelism with asynchronous scheduling is not supported yet; turn it off"
-    if config.engine_binary is not None:
-        return "data parallelism needs this project's engine; drop --engine-binary"
-    if config.prefix_storage is not None:
-        return "--prefix-storage is not supported yet for data-parallel groups; drop the flag"
-    if config.dump is not None:
-        return "data parallelism with --dump-traces is not supported yet; drop the flag"
-    return None
+    reasons = {
+        "data parallelism with pd_type is not supported yet; set pd_type to null": any(
+            spec.role is not Role.COLOCATED for spec in group
+        ),
+        "data parallelism with asynchronous scheduling is not supported yet; turn it off": any(
+            spec.scheduler.async_scheduling for spec in group
+        ),
+        "data parallelism needs this project's engine; drop --engine-binary": config.engine_binary
+        is not None,
+        "kv_evict_loc is not supported yet for data-parallel groups; set it to npu in each placement": any(
+            spec.placement.swaps for spec in group
+        ),
+        "--prefix-storage is not supported yet for data-parallel groups; drop the flag": (
+            config.prefix_storage is not None
+        ),
+        "data parallelism with --dump-traces is not supported yet; drop the flag": config.dump is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)

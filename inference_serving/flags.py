@@ -10,29 +10,23 @@ from typing import get_args
 from astra_sim.et import Dialect
 from astra_sim.input_error import InputError
 from astra_sim.ns3_flags import add_packet_flags, packet_options
-from inference_serving.gate_function import (
-    UnknownExpertRoutingError,
-    check_expert_routing,
-    expert_routing_names,
-)
+from inference_serving.gate_function import check_expert_routing, expert_routing_names
 from inference_serving.logger import LEVELS
 from inference_serving.policies import check_policy, is_policy, policy_names, prefill_policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.precision import kv_bits_of, weight_bits_of
-from inference_serving.router import UnknownRouterError, check_router, router_names
+from inference_serving.registry import UnknownNameError
+from inference_serving.router import check_router, router_names
 from inference_serving.settings import (
     DEFAULT_PREFIX_CHUNK_TOKENS,
     DumpSettings,
     SchedulerSettings,
     SimulationConfig,
 )
+from inference_serving.speculation_options import add_speculation_flags, speculation_of_flags
 from llm_profile.latency import PREDICTED, SOURCES
 
 _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")
-_NOT_YET = {
-    "enable_attn_offloading": "attention offloading to PIM",
-    "enable_sub_batch_interleaving": "sub-batch interleaving",
-}
 _BACKENDS = {"analytical": "unaware", "analytical-aware": "aware", "ns3": "ns3"}
 _MOST = 10**12
 _MOST_DUMPED = 100_000
@@ -47,10 +41,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_run_flags(parser.add_argument_group("run"))
     _add_scheduler_flags(parser.add_argument_group("batching"))
+    add_speculation_flags(parser.add_argument_group("speculative decoding"))
     _add_model_flags(parser.add_argument_group("model and memory"))
     add_packet_flags(parser.add_argument_group("packets, with --network-backend ns3"))
     _add_output_flags(parser.add_argument_group("output"))
-    _add_later_flags(parser.add_argument_group("published flags whose feature is not there yet (refused)"))
     return parser
 
 
@@ -167,6 +161,16 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="load the weights from the NPU's own memory (npu_mem) in each iteration",
     )
+    group.add_argument(
+        "--enable-attn-offloading",
+        action="store_true",
+        help="run decode attention in host memory that computes (cpu_mem.pim_config), see docs/pim.md",
+    )
+    group.add_argument(
+        "--enable-sub-batch-interleaving",
+        action="store_true",
+        help="overlap the NPU work of half a batch with the offloaded attention of the other half",
+    )
     group.add_argument("--dtype", default="auto", help="the same by name (bfloat16, fp8, ...); auto = --fp")
     group.add_argument(
         "--kv-cache-dtype", default="auto", help="number format of the KV cache; auto = as weights"
@@ -247,14 +251,8 @@ def _add_output_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_later_flags(group: argparse._ArgumentGroup) -> None:
-    for name, what in _NOT_YET.items():
-        group.add_argument("--" + name.replace("_", "-"), action="store_true", help=what)
-
-
 def simulation_config(args: argparse.Namespace) -> SimulationConfig:
     """Check the flags and freeze them; raises InputError with the flag's name."""
-    _refuse_later_features(args)
     _check_numbers(args)
     weight_bits, kv_bits = _bits(args)
     return SimulationConfig(
@@ -271,6 +269,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
             skip_prefill=args.gen,
             enable_prefix_caching=args.enable_prefix_caching,
             async_scheduling=args.async_scheduling,
+            speculation=speculation_of_flags(args),
         ),
         weight_bits=weight_bits,
         kv_bits=kv_bits,
@@ -280,6 +279,8 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         prefix_sharing=args.enable_prefix_sharing,
         prefix_chunk_tokens=args.prefix_chunk_tokens or DEFAULT_PREFIX_CHUNK_TOKENS,
         local_offloading=args.enable_local_offloading,
+        attn_offloading=args.enable_attn_offloading,
+        sub_batch_interleaving=args.enable_sub_batch_interleaving,
         request_routing_policy=args.request_routing_policy,
         router_args=_router_args(args),
         max_concurrency=args.max_concurrency,
@@ -300,12 +301,6 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         log_interval_ns=round(args.log_interval * 1e9),
         dump=_dump_settings(args),
     )
-
-
-def _refuse_later_features(args: argparse.Namespace) -> None:
-    for name, what in _NOT_YET.items():
-        if getattr(args, name):
-            raise InputError("", "--" + name.replace("_", "-"), f"{what} is not supported yet")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -343,6 +338,12 @@ def _check_numbers(args: argparse.Namespace) -> None:
             "",
             "--enable-attn-prediction",
             f"needs --latency-source {PREDICTED}, not {args.latency_source}: only tables have a predictor",
+        )
+    if args.enable_sub_batch_interleaving and not args.enable_attn_offloading:
+        raise InputError(
+            "",
+            "--enable-sub-batch-interleaving",
+            "overlaps NPU work with offloaded attention; give --enable-attn-offloading, too",
         )
     if not 0 < args.npu_memory_utilization <= 1:
         raise InputError(
@@ -398,7 +399,7 @@ def _router_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     pairs = _pairs("--router-args", args.router_args)
     try:
         check_router(args.request_routing_policy, pairs)
-    except UnknownRouterError as error:
+    except UnknownNameError as error:
         raise InputError("", "--request-routing-policy", str(error)) from None
     except ValueError as error:
         raise InputError("", "--router-args", str(error)) from None
@@ -409,7 +410,7 @@ def _expert_routing_args(args: argparse.Namespace) -> tuple[tuple[str, str], ...
     pairs = _pairs("--expert-routing-args", args.expert_routing_args)
     try:
         check_expert_routing(args.expert_routing_policy, pairs)
-    except UnknownExpertRoutingError as error:
+    except UnknownNameError as error:
         raise InputError("", "--expert-routing-policy", str(error)) from None
     except ValueError as error:
         raise InputError("", "--expert-routing-args", str(error)) from None

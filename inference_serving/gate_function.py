@@ -1,6 +1,6 @@
 """Which experts the tokens of an iteration go to: counts only, drawn once per iteration.
 
-A new policy is one class with a ``@register_expert_routing`` line, or a user's own class by ``module:Class``.
+A new policy is one class and its name in ``EXPERT_ROUTINGS``, or a user's own class by ``module:Class``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from astra_sim.input_error import InputError
-from inference_serving.policies.options import check_range, make_options
-from inference_serving.policies.registry import import_class
+from inference_serving.policies.options import check_range, options_of
+from inference_serving.registry import CustomRegistry
 from inference_serving.request import Int64Array
 from llm_profile.model_config import ModelConfig
 
 FLAG = "--expert-routing-policy"
-_CUSTOM = "CUSTOM"
 _DRAWS = 4
 """Independent draws of one iteration: blocks route on their own in a real model, and take turns with these. Enough
 that one lucky draw does not decide a whole iteration, few enough that an iteration costs no more with more blocks."""
@@ -46,27 +45,28 @@ RoutingFactory = Callable[..., ExpertRouting]
 
 If it has an ``options_type``, a frozen dataclass, it takes ``--expert-routing-args`` in that form besides.
 """
-_ROUTINGS: dict[str, RoutingFactory] = {}
 FactoryT = TypeVar("FactoryT", bound=RoutingFactory)
-
-
-class UnknownExpertRoutingError(ValueError):
-    """There is no expert routing of this name."""
+EXPERT_ROUTINGS: CustomRegistry[RoutingFactory] = CustomRegistry(
+    "an expert routing",
+    "docs/moe.md",
+    ("counts", "draws", "repeatable"),
+    {
+        "FAST": f"{__name__}:Balanced",
+        "POWERLAW": f"{__name__}:PowerLaw",
+        "RAND": f"{__name__}:Random",
+        "RR": f"{__name__}:RoundRobin",
+    },
+)
 
 
 def register_expert_routing(name: str) -> Callable[[FactoryT], FactoryT]:
     """Class decorator that makes an expert routing available under ``name``."""
-
-    def register(factory: FactoryT) -> FactoryT:
-        _ROUTINGS[name] = factory
-        return factory
-
-    return register
+    return EXPERT_ROUTINGS.register(name)
 
 
 def expert_routing_names() -> list[str]:
     """Names that ``--expert-routing-policy`` takes."""
-    return sorted([*_ROUTINGS, _CUSTOM])
+    return EXPERT_ROUTINGS.names()
 
 
 def make_expert_routing(
@@ -78,7 +78,7 @@ def make_expert_routing(
 
 
 def check_expert_routing(name: str, args: Mapping[str, str]) -> None:
-    """Raise ValueError (UnknownExpertRoutingError for the name) that says what would be right."""
+    """Raise ValueError (UnknownNameError for the name) that says what would be right."""
     _find(name, args)
 
 
@@ -102,37 +102,11 @@ def check_counts(counts: Int64Array, tokens: int, model: ModelConfig, draws: int
 
 def _find(name: str, args: Mapping[str, str]) -> tuple[RoutingFactory, list[Any]]:
     """What makes the routing, and the options that it takes besides: one or none."""
-    args = dict(args)
-    if name == _CUSTOM:
-        if "class" not in args:
-            raise ValueError("CUSTOM needs class=module:Class")
-        name = args.pop("class")
-    factory = _ROUTINGS[name] if name in _ROUTINGS else _import(name)
-    kind = getattr(factory, "options_type", None)
-    if kind is not None:
-        return factory, [make_options(kind, args)]
-    if args:
-        raise ValueError(f"{name} takes no options; drop {', '.join(args)}")
-    return factory, []
+    name, args = EXPERT_ROUTINGS.unwrap(name, args)
+    factory = EXPERT_ROUTINGS.find(name)
+    return factory, options_of(factory, name, args)
 
 
-def _import(name: str) -> RoutingFactory:
-    try:
-        found = import_class(name)
-    except ValueError as error:
-        hint = (
-            ""
-            if ":" in name
-            else f"; use one of {', '.join(expert_routing_names())}, or your own by module:Class"
-        )
-        raise UnknownExpertRoutingError(f"{error}{hint}") from None
-    if not all(hasattr(found, part) for part in ("counts", "draws", "repeatable")):
-        raise UnknownExpertRoutingError(f"{name!r}: not an expert routing; see docs/moe.md")
-    factory: RoutingFactory = found
-    return factory
-
-
-@register_expert_routing("FAST")
 class Balanced:
     """Every expert gets the same, up to one token; those that get one more are spread evenly over the experts."""
 
@@ -152,7 +126,6 @@ class Balanced:
         return counts
 
 
-@register_expert_routing("RR")
 class RoundRobin:
     """Experts in turn; an iteration goes on where the one before ended."""
 
@@ -174,7 +147,6 @@ class RoundRobin:
         return counts
 
 
-@register_expert_routing("RAND")
 class Random:
     """Each token picks its experts with equal chance, without putting one back (Floyd's sampling)."""
 
@@ -214,7 +186,6 @@ class PowerLawOptions:
         check_range("skew", self.skew, 0, 10)
 
 
-@register_expert_routing("POWERLAW")
 class PowerLaw:
     """Some experts are wanted more than others, by a power of their rank; which ones is drawn once a run.
 

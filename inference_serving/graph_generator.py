@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from astra_sim import CollectiveKind, Graph, Node, NodeKind
+from inference_serving.interleaved_graphs import take_turns
 from inference_serving.kv_transfer import HeadTransfer
+from inference_serving.placement import HOST_MEMORY
 from inference_serving.trace_shape import (
     ALL_REDUCE_SLOT,
     SAMPLED_IDS_SLOT,
@@ -28,6 +30,8 @@ from inference_serving.trace_shape import (
 
 def build_graphs(shape: TraceShape) -> list[Graph]:
     """One graph per NPU of ``shape.npus``, in that order."""
+    if shape.halves:
+        return [_interleaved(shape.halves, rank) for rank in range(shape.instance.tp_size)]
     graphs = [_RankGraph(shape, rank).build() for rank in range(shape.instance.tp_size)]
     for target in shape.targets:
         graphs += [_receive_graph(shape, target, rank) for rank in range(target.instance.tp_size)]
@@ -67,6 +71,14 @@ def _moved(graph: Graph, first: int, durations: int, sizes: int, shape: TraceSha
     )
 
 
+def _interleaved(halves: Sequence[TraceShape], rank: int) -> Graph:
+    """The graph of one rank on which two sub-batches take turns."""
+    first, second = (_RankGraph(half, rank) for half in halves)
+    one, other = halves
+    moved = _moved(second.build(), 0, one.duration_slots, one.size_slots, other)
+    return take_turns(first.build(), first.attention_ends, moved, second.attention_ends)
+
+
 class _RankGraph:
     """Builds the graph of one of the instance's own ranks, row by row."""
 
@@ -79,6 +91,9 @@ class _RankGraph:
         self._last: tuple[int, ...] = ()
         self._stage = -1
         self._stage_ends: dict[int, tuple[int, ...]] = {}
+        self._sent_to_pim = -1
+        self.attention_ends: list[int] = []
+        """Numbers of nodes up to the end of each block's attention."""
 
     def build(self) -> Graph:
         self._add_moves("kv_evict", NodeKind.MEM_STORE)
@@ -95,8 +110,15 @@ class _RankGraph:
             self._chain(NodeKind.MEM_LOAD, f"{row.name}_load", size_slot=TOKEN_IDS_SLOT)
         fetched = self._prefetch(row)
         self._last += fetched
-        self._chain(NodeKind.COMP, row.name, duration_slot=self._shape.duration_slot(row, self._rank))
+        if row.on_npu:
+            self._chain(NodeKind.COMP, row.name, duration_slot=self._shape.duration_slot(row, self._rank))
         computed = self._last
+        if row.to_pim is not None:
+            self._sent_to_pim = self._access(NodeKind.MEM_STORE, f"{row.name}_to_pim", row.to_pim, computed)
+        if row.from_pim is not None:
+            self._add_pim(row, row.from_pim)
+        if row.layer == "attn":
+            self.attention_ends.append(len(self._nodes))
         if row.kv_write is not None:
             self._access(NodeKind.MEM_STORE, f"{row.name}_kv_store", row.kv_write, computed)
         if row.kv_ready:
@@ -160,6 +182,29 @@ class _RankGraph:
         )
         self._last = (node_id,)
 
+    def _add_pim(self, row: RowShape, results: MemoryAccess) -> None:
+        """Attention in memory: all channels of the rank at once, then the results come back.
+
+        A node is at the first of the channels that work in unison, and stands for all of them.
+        """
+        first = len(self._nodes)
+        channels = self._shape.pim_channels[self._rank]
+        self._nodes += [
+            Node(
+                first + index,
+                NodeKind.COMP,
+                f"{row.name}_pim_{channel}",
+                data_deps=(self._sent_to_pim,),
+                duration_slot=self._shape.first_pim_slot + index,
+                memory=results.memory,
+                pim_channel=channel,
+            )
+            for index, channel in enumerate(channels)
+        ]
+        after = tuple(range(first, first + len(channels)))
+        back = self._access(NodeKind.MEM_LOAD, f"{row.name}_from_pim", results, after)
+        self._last = (*self._last, back) if row.on_npu else (back,)
+
     def _add_collectives(self, row: RowShape) -> None:
         """What the ranks do together after a row: nothing, most often."""
         if row.all_reduce:
@@ -217,11 +262,26 @@ def _receive_graph(shape: TraceShape, target: KvTarget, rank: int) -> Graph:
         for slot, transfer in enumerate(target.transfers, start=target.first_slot)
         if transfer.target_rank == rank
     ]
-    return Graph(
-        tuple(
-            _receive(node_id, row, index, slot, transfer, target.part)
-            for node_id, (index, row, slot, transfer) in enumerate(incoming)
-        )
+    nodes = [
+        _receive(node_id, row, index, slot, transfer, target.part)
+        for node_id, (index, row, slot, transfer) in enumerate(incoming)
+    ]
+    if target.instance.pim is not None:
+        nodes += [_into_host_memory(node, len(nodes) + node.node_id) for node in nodes]
+    return Graph(tuple(nodes))
+
+
+def _into_host_memory(received: Node, node_id: int) -> Node:
+    """The way of received KV to the memory where the decode instance's attention runs: it has landed only there."""
+    return Node(
+        node_id,
+        NodeKind.MEM_STORE,
+        f"{received.name}_store",
+        data_deps=(received.node_id,),
+        size_slot=received.size_slot,
+        memory=HOST_MEMORY,
+        copy_engine=True,
+        part=received.part,
     )
 
 

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.gate_function import ExpertRouting
 from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
+from inference_serving.kv_channels import KvChannels
 from inference_serving.kv_tiers import KvTiers
+from inference_serving.pim_trace import offloaded_attention
 from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.forecasting import Forecaster
 from inference_serving.policies.options import PolicyOptions
@@ -22,6 +26,8 @@ from inference_serving.request import Batch, Request
 from inference_serving.routing_target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
+from inference_serving.speculative_scheduler import SpeculativeScheduler
+from inference_serving.sub_batches import SubBatchTraces
 from inference_serving.trace_generator import NO_MOVES, TraceGenerator
 from inference_serving.trace_shape import KvMoveKind
 
@@ -58,17 +64,27 @@ class Admission(Protocol):
 
 
 def make_scheduler(
-    spec: InstanceSpec, kv_cache: KvCache, costs: PrefillCosts, admission: Admission | None
+    spec: InstanceSpec,
+    kv_cache: KvCache,
+    costs: PrefillCosts,
+    admission: Admission | None,
+    draft_rng: np.random.Generator | None = None,
 ) -> Scheduler:
-    """The scheduler that an instance's settings ask for; a decode instance has no prefills to order."""
+    """The scheduler that an instance's settings ask for; a decode instance has no prefills to order.
+
+    ``draft_rng`` decides which drafts are accepted; an instance that does not speculate needs none.
+    """
     settings, hands_over = spec.scheduler, spec.role is Role.PREFILL
     may_admit = None if admission is None else admission.may_admit
+    if spec.role is Role.DECODE and settings.scheduling_policy not in policy_names():
+        settings = replace(settings, scheduling_policy="fcfs")
+    if settings.speculation is not None:
+        assert draft_rng is not None
+        return SpeculativeScheduler(settings, kv_cache, draft_rng, may_admit=may_admit)
     if settings.scheduling_policy in policy_names():
         if settings.async_scheduling:
             return AsyncScheduler(settings, kv_cache, may_admit=may_admit)
         return Scheduler(settings, kv_cache, hands_over=hands_over, may_admit=may_admit)
-    if spec.role is Role.DECODE:
-        return Scheduler(replace(settings, scheduling_policy="fcfs"), kv_cache)
     # a chunk that shares its iteration with decodes is not cut: they would have to wait for all of it
     most_groups = spec.model.num_hidden_layers if spec.role is Role.PREFILL else 1
     policy = make_prefill_policy(
@@ -96,6 +112,7 @@ class Instance:
         admission: Admission | None = None,
         tiers: KvTiers | None = None,
         routing: ExpertRouting | None = None,
+        draft_rng: np.random.Generator | None = None,
     ) -> None:
         self.spec = spec
         self.instance_id = spec.instance_id
@@ -108,9 +125,14 @@ class Instance:
         pool = PrefixKvCache if spec.scheduler.enable_prefix_caching else KvCache
         self.kv_cache: KvCache = pool(spec.memory.kv_blocks, spec.scheduler.block_size)
         self.tiers = self.kv_cache.tiers = tiers
-        self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission)
+        self.scheduler = make_scheduler(spec, self.kv_cache, costs, admission, draft_rng)
+        speculation = spec.scheduler.speculation
+        self._draft_step_ns = 0 if speculation is None else speculation.draft_overhead_ns
         self.backlog = PrefillBacklog(self.scheduler, costs)
-        self.traces = TraceGenerator(spec, costs.latency, routing)
+        generator = SubBatchTraces if spec.interleaves else TraceGenerator
+        self.traces: TraceGenerator = generator(spec, costs.latency, routing)
+        offloaded = offloaded_attention(spec)
+        self.kv_channels = None if offloaded is None else KvChannels(offloaded.times.groups)
         self.in_flight: InFlight | None = None
         self.ahead: Formed | None = None
         self.host_free_ns = 0
@@ -149,6 +171,10 @@ class Instance:
     def forget(self, count: int) -> None:
         """Count requests that have left."""
         self._unfinished -= count
+
+    def host_ns(self, batch: Batch) -> int:
+        """Time before a batch (or a layer group of one) runs: host overhead, and the making of its drafts."""
+        return self.overhead.before(batch.layer_group) + self._draft_step_ns * batch.draft_steps
 
     def take_moves(self, batch: Batch) -> Mapping[KvMoveKind, int]:
         """Bytes of each NPU that the coming iteration loads from elsewhere and stores there."""

@@ -17,7 +17,7 @@ class HeadTransfer:
 
     def bytes_for(self, tokens: int, model: ModelConfig, kv_bits: int) -> int:
         """Bytes of K and V of ``tokens`` tokens in one layer."""
-        return 2 * self.heads * model.head_dim * tokens * kv_bits // 8
+        return self.heads * model.kv_head_elements * tokens * kv_bits // 8
 
 
 def head_transfers(model: ModelConfig, source_tp: int, target_tp: int) -> list[HeadTransfer]:

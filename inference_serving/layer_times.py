@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from inference_serving.layer_group import LayerGroup
-from inference_serving.request import Batch, Int64Array
-from inference_serving.trace_shape import DURATION_SLOT
+from inference_serving.request import AttentionWork, Batch, Int64Array
+from inference_serving.trace_shape import DENSE_SLOTS, DURATION_SLOT, FIRST_EXPERT_SLOT
 from llm_profile.latency import LatencyModel, Source
-from llm_profile.layers import LAYERS, block_layers
+from llm_profile.layers import GATE, LAYERS, SHARED_EXPERTS, block_layers, model_layers
 from llm_profile.model_config import ModelConfig
 
 _LEAST_COUNTS = 513
@@ -21,18 +21,13 @@ _LM_HEAD = "lm_head"
 _OUTSIDE = frozenset((_EMBEDDING, "final_layernorm", _LM_HEAD))
 
 
-def token_layers(model: ModelConfig) -> tuple[str, ...]:
-    """Layers that are priced by token count, and ``attn``: all but the experts (:mod:`.expert_times`)."""
-    return ("embedding", *block_layers(model), "final_layernorm", "lm_head")
-
-
 class LayerTimes:
     """Time of every layer at every token count, asked for once each, in growing blocks of counts."""
 
     def __init__(self, latency: LatencyModel, layers: Sequence[str] = LAYERS) -> None:
         self._latency = latency
         self._layers = layers
-        slots = 1 + max(DURATION_SLOT[layer] for layer in layers)
+        slots = FIRST_EXPERT_SLOT if GATE in layers else DENSE_SLOTS
         self._table = np.zeros((1, slots), dtype=np.int64)
 
     def of(self, tokens: int) -> Int64Array:
@@ -55,31 +50,36 @@ class ProvenanceTally:
     """Adds up the compute time of an instance's iterations by how its latencies came about.
 
     A layer group counts with the layers that it runs. Only counts while the simulation runs; which number is
-    measured and which is not is asked at the end.
+    measured and which is not is asked at the end. Shared experts run the tokens of one of ``owners`` ranks.
     """
 
-    def __init__(self, latency: LatencyModel, model: ModelConfig) -> None:
+    def __init__(self, latency: LatencyModel, model: ModelConfig, owners: int = 1) -> None:
         self._latency = latency
-        self._layers = token_layers(model)
-        self._blocks = model.num_hidden_layers
+        self._layers = model_layers(model)
+        self._owners = owners
+        self._blocks = [frozenset(block_layers(model, block)) for block in range(model.num_hidden_layers)]
         self._iterations_of: Counter[tuple[int, int, LayerGroup]] = Counter()
         self._attention_ns: Counter[Source] = Counter()
 
-    def count(
-        self, batch: Batch, blocks: int, attention: tuple[Int64Array, Int64Array, Int64Array], ns: int
-    ) -> None:
-        """Note one iteration of ``blocks`` blocks, whose ``attention`` (chunks, context, decodes) takes ``ns`` each."""
-        self._iterations_of[batch.total_tokens, batch.sequences, batch.layer_group] += 1
-        self._attention_ns[self._latency.attention_source(*attention)] += ns * blocks
+    def count(self, batch: Batch, blocks: int, attention: AttentionWork | None, ns: int) -> None:
+        """Note one iteration of ``blocks`` blocks, whose ``attention`` (chunks, context, decodes) takes ``ns`` each.
+
+        None: the NPUs have none of it.
+        """
+        self._iterations_of[batch.total_tokens, batch.logit_rows, batch.layer_group] += 1
+        if attention is not None:
+            self._attention_ns[self._latency.attention_source(*attention)] += ns * blocks
 
     def time_ns(self, times: LayerTimes) -> Mapping[Source, int]:
         """Compute time so far by provenance, collectives and step overheads left out."""
         total_ns = Counter(self._attention_ns)
-        for (tokens, sequences, layer_group), iterations in self._iterations_of.items():
+        for (tokens, logit_rows, layer_group), iterations in self._iterations_of.items():
             for layer in self._layers:
                 if layer == _ATTENTION:
                     continue
-                rows = sequences if layer == _LM_HEAD else tokens
+                rows = logit_rows if layer == _LM_HEAD else tokens
+                if layer == SHARED_EXPERTS:
+                    rows = -(-tokens // self._owners)
                 runs = iterations * self._runs(layer, layer_group)
                 spent_ns = int(times.of(rows)[DURATION_SLOT[layer]])
                 total_ns[self._latency.source(layer, rows)] += runs * spent_ns
@@ -88,5 +88,6 @@ class ProvenanceTally:
     def _runs(self, layer: str, layer_group: LayerGroup) -> int:
         """How often a layer group runs a layer."""
         if layer not in _OUTSIDE:
-            return len(layer_group.blocks(self._blocks))
+            blocks = layer_group.blocks(len(self._blocks))
+            return sum(layer in self._blocks[block] for block in blocks)
         return int(layer_group.is_first if layer == _EMBEDDING else layer_group.is_last)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inference_serving.placement import NPU, Place, Placement, row_layers
-from llm_profile.layers import kv_bytes_per_token, layer_shape, weight_bytes
+from llm_profile.layers import kv_bytes_per_token, stored_elements, weight_bytes
 from llm_profile.model_config import ModelConfig
 
 GIB = 1 << 30
@@ -69,20 +69,21 @@ def plan_memory(
     utilization: float,
     *,
     placement: Placement | None = None,
-    expert_ranks: int | None = None,
+    ep_size: int = 1,
 ) -> MemoryPlan:
     """Split one NPU's memory between weights and KV blocks of ``block_size`` tokens.
 
-    ``placement`` None places all on the NPU. Experts are spread over ``expert_ranks`` NPUs, by default those of
-    the instance.
+    ``placement`` None places all on the NPU. Whole experts are spread over ``ep_size`` NPUs; 1: they are split over
+    those of the instance.
     """
     layer_bytes = block_size * kv_bytes_per_token(model, tp_size, precision.kv_bits)
     kv_layers = model.num_hidden_layers
-    weights = weight_bytes(model, tp_size, precision.weight_bits, expert_ranks)
+    weights = weight_bytes(model, tp_size, precision.weight_bits, ep_size)
     if placement is not None and not placement.is_plain:
         kv_layers = sum(block.kv == NPU for block in placement.blocks)
-        weights = weight_bytes_by_place(model, tp_size, precision, placement).get(NPU, 0)
-        weights += prefetch_buffer_bytes(model, tp_size, precision, placement)
+    if placement is not None and not placement.keeps_weights:
+        weights = weight_bytes_by_place(model, tp_size, precision, placement, ep_size).get(NPU, 0)
+        weights += prefetch_buffer_bytes(model, tp_size, precision, placement, ep_size)
     return MemoryPlan(
         usable_bytes=int(mem_size_gb * GIB * utilization),
         weight_bytes=weights,
@@ -91,19 +92,18 @@ def plan_memory(
 
 
 def weight_bytes_by_place(
-    model: ModelConfig, tp_size: int, precision: Precision, placement: Placement
+    model: ModelConfig, tp_size: int, precision: Precision, placement: Placement, ep_size: int = 1
 ) -> Mapping[Place, int]:
-    """Bytes of one rank's weights of a dense model in each place; tied embeddings count once."""
+    """Bytes of one rank's weights in each place, its share of the experts among them; tied embeddings count once."""
     found: Counter[Place] = Counter()
-    rows = row_layers(model.num_hidden_layers)
-    for (_, layer), place in zip(rows, placement.weights, strict=True):
+    for (_, layer), place in zip(row_layers(model), placement.weights, strict=True):
         if not (layer == "lm_head" and model.tie_word_embeddings):
-            found[place] += _row_bytes(model, layer, tp_size, precision)
+            found[place] += _row_bytes(model, layer, tp_size, precision, ep_size)
     return found
 
 
 def prefetch_buffer_bytes(
-    model: ModelConfig, tp_size: int, precision: Precision, placement: Placement
+    model: ModelConfig, tp_size: int, precision: Precision, placement: Placement, ep_size: int = 1
 ) -> int:
     """Bytes on each NPU for weights that are not kept there: the most that is loaded at once.
 
@@ -111,12 +111,10 @@ def prefetch_buffer_bytes(
     the blocks count as a block each).
     """
     stages = [0] * (model.num_hidden_layers + 2)
-    for row, ((block, layer), place) in enumerate(
-        zip(row_layers(model.num_hidden_layers), placement.weights, strict=True)
-    ):
+    for row, ((block, layer), place) in enumerate(zip(row_layers(model), placement.weights, strict=True)):
         if place != NPU:
             stage = block + 1 if block is not None else (-1 if row else 0)
-            stages[stage] += _row_bytes(model, layer, tp_size, precision)
+            stages[stage] += _row_bytes(model, layer, tp_size, precision, ep_size)
     window = placement.prefetch_blocks + 1
     return max(sum(stages[first : first + window]) for first in range(len(stages)))
 
@@ -130,5 +128,5 @@ def remote_kv_bytes_per_block(
     return {place: count * layer_bytes for place, count in layers.items()}
 
 
-def _row_bytes(model: ModelConfig, layer: str, tp_size: int, precision: Precision) -> int:
-    return layer_shape(model, layer, tp_size).weight_elements * precision.weight_bits // 8
+def _row_bytes(model: ModelConfig, row: str, tp_size: int, precision: Precision, ep_size: int) -> int:
+    return stored_elements(model, row, tp_size, ep_size) * precision.weight_bits // 8

@@ -60,9 +60,11 @@ def _left_after_weights(cluster: Cluster) -> dict[MemoryId, int]:
     sizes = dict(_sizes(cluster))
     left = dict(sizes)
     for spec in cluster.instances:
-        if spec.placement.is_plain:
+        if spec.placement.keeps_weights:
             continue
-        weights = weight_bytes_by_place(spec.model, spec.tp_size, spec.precision, spec.placement)
+        weights = weight_bytes_by_place(
+            spec.model, spec.tp_size, spec.precision, spec.placement, spec.ep_size
+        )
         for place, rank_bytes in weights.items():
             if place != NPU:
                 left[MemoryId.of(place, spec.node_id)] -= rank_bytes * spec.tp_size

@@ -19,11 +19,13 @@ from inference_serving.metrics import (
     summarise,
     throughput,
 )
+from inference_serving.pim_model import PimSpec
 from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
 from inference_serving.prefix_pool import PrefixPool
 from inference_serving.session_summary import SessionSummary, session_facts, session_lines, summarise_sessions
 from inference_serving.simulation import Simulation
 from inference_serving.slowdown import ClassSummary, Fairness, PrefillFacts, by_class
+from inference_serving.speculation import DraftStatistics, draft_facts, draft_lines
 from inference_serving.tier_report import (
     pool_facts,
     pool_lines,
@@ -48,6 +50,7 @@ class InstanceSummary:
     model: str
     hardware: str
     npus: int
+    pim: PimSpec | None
     latency_source: str
     provenance: Mapping[Source, float]
     """Share of the compute time by how its latencies came about; empty before the first iteration."""
@@ -61,6 +64,8 @@ class InstanceSummary:
     """What prefix caching found; None without it."""
     tiers: KvTiers | None
     """What was kept beyond the NPUs, and found there; None: nothing is."""
+    drafts: DraftStatistics | None
+    """What became of speculation's drafts; None without it."""
     peak_paused_kv_blocks: int
     """Most KV blocks that half-done prompts held while they were not running."""
     latency: LatencySummary
@@ -161,6 +166,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             model=instance.spec.model.name,
             hardware=instance.spec.hardware,
             npus=len(instance.spec.npus),
+            pim=instance.spec.pim,
             latency_source=instance.latency.name,
             provenance=_shares(instance.traces.provenance_ns()),
             iterations=instance.iterations,
@@ -170,6 +176,7 @@ def _instances(simulation: Simulation, metrics: Sequence[RequestMetrics]) -> tup
             peak_kv_blocks=instance.kv_cache.peak_blocks,
             prefix=instance.kv_cache.statistics,
             tiers=instance.tiers,
+            drafts=instance.scheduler.draft_statistics,
             peak_paused_kv_blocks=instance.scheduler.peak_paused_blocks,
             latency=summarise(served.get(instance_id, [])),
         )
@@ -231,6 +238,7 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
         "model": instance.model,
         "hardware": instance.hardware,
         "npus": instance.npus,
+        **({} if instance.pim is None else {"attention_offloading": instance.pim.facts()}),
         "latency_source": instance.latency_source,
         "latency_provenance": {source.value: share for source, share in instance.provenance.items()},
         "iterations": instance.iterations,
@@ -243,6 +251,7 @@ def _instance_facts(instance: InstanceSummary) -> dict[str, Any]:
         },
         "prefix_cache": instance.prefix and prefix_facts(instance.prefix),
         **tier_facts(instance.tiers),
+        **draft_facts(instance.drafts),
         "requests": instance.latency.requests,
         "latency_ms": _latency_facts(instance.latency),
     }
@@ -312,12 +321,23 @@ def _class_lines(summary: RunSummary) -> list[str]:
     return [*lines, _line("Jain's index of slowdown", f"{summary.fairness.slowdown:.3f}")]
 
 
+def _offloading_lines(pim: PimSpec | None) -> list[str]:
+    if pim is None:
+        return []
+    device, channels, source = pim.facts().values()
+    return [
+        _line("PIM channels", f"{channels} x {device}"),
+        _line("PIM attention times", f"{source}"),
+    ]
+
+
 def _instance_lines(instance: InstanceSummary) -> list[str]:
     lines = [
         _title(f"Instance {instance.instance_id} ({instance.role})"),
         _line("Model", instance.model),
         _line("Hardware", f"{instance.npus} x {instance.hardware}"),
         _line("Latencies from", instance.latency_source),
+        *_offloading_lines(instance.pim),
         *(
             _line(f"Compute time {source.value} (%)", f"{100 * share:.1f}")
             for source, share in instance.provenance.items()
@@ -330,6 +350,7 @@ def _instance_lines(instance: InstanceSummary) -> list[str]:
     if instance.prefix is not None:
         lines.append(_line("Prefix hit ratio (%)", f"{100 * instance.prefix.hit_ratio:.2f}"))
     lines += [_line(name, value) for name, value in tier_lines(instance.tiers)]
+    lines += [_line(name, value) for name, value in draft_lines(instance.drafts)]
     for name, part in (
         ("TTFT", instance.latency.ttft),
         ("TPOT", instance.latency.tpot),

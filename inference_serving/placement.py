@@ -7,7 +7,7 @@ A config's ``placement`` has a ``default``, rules for ``blocks`` (transformer bl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, NamedTuple
@@ -15,12 +15,10 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from inference_serving.schema_base import Section
-from llm_profile.layers import BLOCK_LAYERS, block_layers
+from llm_profile.layers import block_rows
 from llm_profile.model_config import ModelConfig
 
 _RANGE = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
-EXPERTS = "experts"
-"""The experts of a block, which are one row."""
 HOST_MEMORY = 0
 """Position of the nodes' host memories among the engine's memories; CXL devices follow."""
 
@@ -72,16 +70,6 @@ class PlacementSection(Section):
     layers: dict[str, PlacementEntry] = Field(default_factory=dict)
     prefetch_blocks: Annotated[int, Field(ge=0, le=10**6)] = 1
 
-    @property
-    def names_only_npu(self) -> bool:
-        """Whether no entry places anything elsewhere."""
-        entries = (self.default, *self.blocks, *self.layers.values())
-        return all(
-            name in (None, "npu")
-            for entry in entries
-            for name in (entry.weights, entry.kv_loc, entry.kv_evict_loc)
-        )
-
 
 class BlockPlaces(NamedTuple):
     """Where one block's KV is while its request runs, and where it goes when the request is preempted."""
@@ -108,12 +96,17 @@ class Placement:
     @cached_property
     def is_plain(self) -> bool:
         """Whether everything stays on the NPU, and nothing is loaded."""
-        return self.keeps_kv and not self.loads_local and all(place == NPU for place in self.weights)
+        return self.keeps_kv and self.keeps_weights
 
     @cached_property
     def keeps_kv(self) -> bool:
         """Whether all KV of running requests is on the NPU."""
         return all(block.kv == NPU for block in self.blocks)
+
+    @cached_property
+    def keeps_weights(self) -> bool:
+        """Whether all weights are on the NPU, and none are loaded."""
+        return not self.loads_local and all(place == NPU for place in self.weights)
 
     @cached_property
     def swaps(self) -> bool:
@@ -134,30 +127,22 @@ class Placement:
         return kv.union(self.weights)
 
 
-def block_rows(model: ModelConfig) -> tuple[str, ...]:
-    """Rows of one block of a model, in order: its layers, and its experts as one."""
-    layers = block_layers(model)
-    return (*layers, EXPERTS) if model.is_moe else layers
-
-
-def row_layers(blocks: int, layers: Sequence[str] = BLOCK_LAYERS) -> Iterator[tuple[int | None, str]]:
+def row_layers(model: ModelConfig) -> Iterator[tuple[int | None, str]]:
     """(block, layer) of every row of an iteration, in order; layers outside the blocks have block None."""
     yield None, "embedding"
-    for block in range(blocks):
-        for layer in layers:
+    for block in range(model.num_hidden_layers):
+        for layer in block_rows(model, block):
             yield block, layer
     yield None, "final_layernorm"
     yield None, "lm_head"
 
 
-def all_on_npu(
-    blocks: int, layers: Sequence[str] = BLOCK_LAYERS, *, loads_local: bool = False, cxl_devices: int = 0
-) -> Placement:
-    """The placement of an instance that has none; ``layers`` are the rows of a block."""
-    rows = sum(1 for _ in row_layers(blocks, layers))
+def all_on_npu(model: ModelConfig, *, loads_local: bool = False, cxl_devices: int = 0) -> Placement:
+    """The placement of an instance that has none."""
+    rows = sum(1 for _ in row_layers(model))
     return Placement(
         (NPU,) * rows,
-        (BlockPlaces(NPU, NPU),) * blocks,
+        (BlockPlaces(NPU, NPU),) * model.num_hidden_layers,
         loads_local=loads_local,
         cxl_devices=cxl_devices,
     )
@@ -165,19 +150,18 @@ def all_on_npu(
 
 def resolve(
     section: PlacementSection,
-    blocks: int,
-    layers: Sequence[str] = BLOCK_LAYERS,
+    model: ModelConfig,
     *,
-    tied: bool,
     loads_local: bool = False,
     cxl_devices: int = 0,
 ) -> Placement:
     """Apply a config's rules to a model; raises ValueError naming the rule that does not fit.
 
-    ``layers`` are the rows of a block. ``tied``: lm_head has the embedding's weights, and so their place.
+    With tied embeddings, lm_head has the embedding's weights, and so their place.
     """
+    blocks = model.num_hidden_layers
     rules = _block_rules(section, blocks)
-    known = dict.fromkeys(layer for _, layer in row_layers(1, layers))
+    known = dict.fromkeys(layer for _, layer in row_layers(model))
     unknown = sorted(set(section.layers) - set(known))
     if unknown:
         raise ValueError(f"layers: {unknown[0]!r} is not a layer; layers are {', '.join(known)}")
@@ -190,8 +174,8 @@ def resolve(
         return NPU
 
     weights = tuple(
-        place("weights", block, "embedding" if tied and layer == "lm_head" else layer)
-        for block, layer in row_layers(blocks, layers)
+        place("weights", block, "embedding" if model.tie_word_embeddings and layer == "lm_head" else layer)
+        for block, layer in row_layers(model)
     )
     kv = tuple(
         BlockPlaces(place("kv_loc", block, "attn"), place("kv_evict_loc", block, "attn"))

@@ -107,8 +107,8 @@ class PrefillCosts:
 
 
 def _slots(trace: Trace) -> Iterator[int]:
-    """Duration slots of a trace's rows on the first rank."""
-    return (trace.shape.duration_slot(row) for row in trace.shape.rows)
+    """Duration slots of what the first rank computes."""
+    return (trace.shape.duration_slot(row) for row in trace.shape.rows if row.on_npu)
 
 
 def _batch(chunks: Sequence[tuple[int, int]], layer_group: LayerGroup) -> Batch:

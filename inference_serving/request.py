@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from inference_serving.prefix_pool import ChunkKey
 
 Int64Array = NDArray[np.int64]
+AttentionWork = tuple[Int64Array, Int64Array, Int64Array]
+"""What ``LatencyModel.attention_ns`` asks for: chunks, tokens cached before each of them, KV of the decodes."""
 
 
 class RequestState(Enum):
@@ -115,7 +117,8 @@ class Batch:
     The arrays have one entry per row of the scheduler's running table, in running order; a grant of 0
     means that the row sits this iteration out. ``sequences`` counts the rows that do not, ``prompt_tokens``
     the tokens of rows that are still in their prompt. ``layer_group`` says which blocks run; all numbers are
-    those of the whole iteration in each of its groups, and are done with the last.
+    those of the whole iteration in each of its groups, and are done with the last. ``kv_groups`` has the channels
+    of each row's KV where attention is offloaded, see :class:`~inference_serving.kv_channels.KvChannels`.
     """
 
     grants: Int64Array
@@ -124,6 +127,21 @@ class Batch:
     prompt_tokens: int
     sequences: int
     layer_group: LayerGroup = WHOLE_MODEL
+    kv_groups: Int64Array | None = None
+
+    @property
+    def logit_rows(self) -> int:
+        """Positions from which a token is sampled, so that the head runs on them: one for each sequence."""
+        return self.sequences
+
+    @property
+    def draft_steps(self) -> int:
+        """Steps of drafting that come before it; see :mod:`inference_serving.speculative_scheduler`."""
+        return 0
+
+    def attention(self) -> AttentionWork:
+        """What its attention is priced by."""
+        return *self.prefill_chunks(), self.decode_kv()
 
     def prefill_chunks(self) -> tuple[Int64Array, Int64Array]:
         """Chunk lengths and the tokens already cached before them, of the rows that run a chunk."""

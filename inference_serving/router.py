@@ -1,6 +1,6 @@
 """Which instance serves a request: decided when it arrives, so that a policy can see the load.
 
-A new policy is one class with a ``@register_router`` line, or a user's own class by ``module:Class``.
+A new policy is one class and its name in ``ROUTERS``, or a user's own class by ``module:Class``.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from inference_serving.policies.options import make_options, parse_bool
-from inference_serving.policies.registry import import_class
-from inference_serving.prefill_routers import LeastWorkLeft, MinimalSlowdownCost, SizeInterval
+from inference_serving.policies.options import options_of, parse_bool
+from inference_serving.registry import CustomRegistry
 from inference_serving.request import Request
 from inference_serving.routing_target import RoutingTarget
-from inference_serving.session_routers import LongestPrefix, StickySessions
+from inference_serving.session_routers import StickySessions
 
-_CUSTOM = "CUSTOM"
 _STICKY = "sticky"
 """An option of every router: later turns of a session follow the first one."""
 
@@ -37,27 +35,31 @@ If it has an ``options_type``, a frozen dataclass, it takes ``--router-args`` in
 ``prefill_only`` it is not asked about decode instances, with a true ``needs_prefix_caching`` it is refused where no
 instance caches prefixes.
 """
-_ROUTERS: dict[str, RouterFactory] = {}
 FactoryT = TypeVar("FactoryT", bound=RouterFactory)
-
-
-class UnknownRouterError(ValueError):
-    """There is no router of this name."""
+ROUTERS: CustomRegistry[RouterFactory] = CustomRegistry(
+    "a router",
+    "docs/extending.md",
+    ("route",),
+    {
+        "LOAD": f"{__name__}:LeastLoaded",
+        "LWL": "inference_serving.prefill_routers:LeastWorkLeft",
+        "MSC": "inference_serving.prefill_routers:MinimalSlowdownCost",
+        "PREFIX": "inference_serving.session_routers:LongestPrefix",
+        "RAND": f"{__name__}:Random",
+        "RR": f"{__name__}:RoundRobin",
+        "SITA": "inference_serving.prefill_routers:SizeInterval",
+    },
+)
 
 
 def register_router(name: str) -> Callable[[FactoryT], FactoryT]:
     """Class decorator that makes a router available under ``name``."""
-
-    def register(factory: FactoryT) -> FactoryT:
-        _ROUTERS[name] = factory
-        return factory
-
-    return register
+    return ROUTERS.register(name)
 
 
 def router_names() -> list[str]:
     """Names that ``--request-routing-policy`` takes."""
-    return sorted([*_ROUTERS, _CUSTOM])
+    return ROUTERS.names()
 
 
 def make_router(name: str, rng: np.random.Generator, args: Mapping[str, str] | None = None) -> Router:
@@ -76,7 +78,7 @@ def make_decode_router(name: str, rng: np.random.Generator, args: Mapping[str, s
 
 
 def check_router(name: str, args: Mapping[str, str]) -> None:
-    """Raise ValueError (UnknownRouterError for the name) that says what would be right, without making a router."""
+    """Raise ValueError (UnknownNameError for the name) that says what would be right, without making a router."""
     _find(name, args)
 
 
@@ -93,32 +95,11 @@ def _find(name: str, args: Mapping[str, str]) -> tuple[RouterFactory, list[Any]]
     """What makes the router, and the options that it takes besides the generator: one or none."""
     _is_sticky(args)
     args = {option: value for option, value in args.items() if option != _STICKY}
-    if name == _CUSTOM:
-        if "class" not in args:
-            raise ValueError("CUSTOM needs class=module:Class")
-        name = args.pop("class")
-    factory = _ROUTERS[name] if name in _ROUTERS else _import(name)
-    kind = getattr(factory, "options_type", None)
-    if kind is not None:
-        return factory, [make_options(kind, args)]
-    if args:
-        raise ValueError(f"{name} takes no options; drop {', '.join(args)}")
-    return factory, []
+    name, args = ROUTERS.unwrap(name, args)
+    factory = ROUTERS.find(name)
+    return factory, options_of(factory, name, args)
 
 
-def _import(name: str) -> RouterFactory:
-    try:
-        found = import_class(name)
-    except ValueError as error:
-        hint = "" if ":" in name else f"; use one of {', '.join(router_names())}, or your own by module:Class"
-        raise UnknownRouterError(f"{error}{hint}") from None
-    if not hasattr(found, "route"):
-        raise UnknownRouterError(f"{name!r}: not a router; see docs/extending.md")
-    factory: RouterFactory = found
-    return factory
-
-
-@register_router("RR")
 class RoundRobin:
     """Instances in turn."""
 
@@ -134,7 +115,6 @@ class RoundRobin:
         return chosen
 
 
-@register_router("RAND")
 class Random:
     """A uniformly random instance."""
 
@@ -147,7 +127,6 @@ class Random:
         return int(self._rng.integers(len(targets)))
 
 
-@register_router("LOAD")
 class LeastLoaded:
     """The instance with the fewest unfinished requests, ties by its number."""
 
@@ -161,9 +140,3 @@ class LeastLoaded:
             range(len(targets)),
             key=lambda index: (targets[index].unfinished_requests, targets[index].instance_id),
         )
-
-
-register_router("LWL")(LeastWorkLeft)
-register_router("SITA")(SizeInterval)
-register_router("MSC")(MinimalSlowdownCost)
-register_router("PREFIX")(LongestPrefix)

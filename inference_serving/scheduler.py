@@ -19,6 +19,7 @@ from inference_serving.policies import make_policy
 from inference_serving.request import Batch, Int64Array, Request, RequestState
 from inference_serving.running_table import RunningTable
 from inference_serving.settings import SchedulerSettings
+from inference_serving.speculation import DraftStatistics
 from inference_serving.waiting_queue import WaitingQueue
 
 _TRIM_CLOCK_EVERY = 4096
@@ -66,6 +67,8 @@ class Scheduler:
         """Time of the last call of ``schedule``."""
         self.refusals: list[tuple[int, int, Refusal]] | None = None
         """Who was refused when (request id, ns), kept only for whoever puts a list here."""
+        self.draft_statistics: DraftStatistics | None = None
+        """What became of drafts; None without speculation."""
         self._policy = make_policy(settings.scheduling_policy)
         self._table = RunningTable()
         self._hands_over = hands_over

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from astra_sim.et import Dialect
 from astra_sim.ns3_backend import Ns3Options
+from inference_serving.speculation import Speculation
 
 DEFAULT_PREFIX_CHUNK_TOKENS = 256
 
@@ -35,6 +36,8 @@ class SchedulerSettings:
     skip_prefill: bool = False
     enable_prefix_caching: bool = False
     async_scheduling: bool = False
+    speculation: Speculation | None = None
+    """Drafts that decoding requests verify; None: one token an iteration."""
 
     @property
     def token_budget(self) -> int:
@@ -69,6 +72,10 @@ class SimulationConfig:
     """KV blocks of every instance that does not give its own; None: as many as fit."""
     local_offloading: bool = False
     """Whether every iteration loads the weights from the NPUs' own memories."""
+    attn_offloading: bool = False
+    """Whether decode attention runs in the host memory of nodes whose memory can compute."""
+    sub_batch_interleaving: bool = False
+    """Whether the NPUs work on one half of a batch while the memory works on the other."""
     prefix_storage: str | None = None
     """Second tier of the prefix cache: ``cpu`` or ``cxl``."""
     prefix_sharing: bool = False

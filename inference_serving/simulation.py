@@ -62,7 +62,7 @@ class Simulation:
         self._mover = KvMover(self.instances)
         serial = SerialTimes(cluster)
         tiers = make_tiers(cluster, config)
-        *routing, expert_rng = np.random.default_rng(config.seed).spawn(3)
+        *routing, expert_rng, draft_rng = np.random.default_rng(config.seed).spawn(4)
         waves = self._predict_waves(cluster, config, latencies, serial)
         for spec in cluster.instances:
             latency = latencies[spec.instance_id]
@@ -77,7 +77,8 @@ class Simulation:
             )
             admission = self._mover if spec.role is Role.PREFILL else None
             tier = tiers.get(spec.instance_id)
-            self.instances[spec.instance_id] = Instance(spec, costs, admission, tier, routings[1])
+            drafts = draft_rng.spawn(1)[0]
+            self.instances[spec.instance_id] = Instance(spec, costs, admission, tier, routings[1], drafts)
         self._groups = self._form_groups(cluster, config, expert_rng)
         self._decode_specs = {spec.instance_id: spec for spec in cluster.with_role(Role.DECODE)}
         self._entries = [
@@ -210,11 +211,12 @@ class Simulation:
             self._wake_prefillers()
         if batch is None:
             return None
+        if instance.kv_channels is not None:
+            batch = instance.kv_channels.place(batch, instance.scheduler.running)
         outgoing = {}
         if instance.spec.role is Role.PREFILL:
             outgoing = self._mover.tokens_to_send(instance, batch)
-        overhead_ns = instance.overhead.before(batch.layer_group)
-        instance.host_free_ns = max(now_ns, instance.host_free_ns) + overhead_ns
+        instance.host_free_ns = max(now_ns, instance.host_free_ns) + instance.host_ns(batch)
         return Formed(batch, outgoing, instance.take_moves(batch), instance.host_free_ns)
 
     def _submit(self, instance: Instance, formed: Formed) -> None:

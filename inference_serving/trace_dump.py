@@ -63,17 +63,30 @@ def trace_text(instance: InstanceSpec, rows: Iterable[TraceRow]) -> str:
 
 
 def _body(rows: Iterable[TraceRow]) -> Iterator[str]:
-    """Lines of the rows, with those that open and close the parallel sections of experts."""
-    inside = False
+    """Lines of the rows, with those that open and close parallel sections: sub-batches, experts, PIM channels."""
+    inside, half = "", None
     for row in rows:
-        if inside and row.expert is None:
-            yield "EXPERT END"
-        inside = row.expert is not None
+        kind, number = _section(row)
+        if inside and inside != kind:
+            yield f"{inside} END"
+        if row.sub_batch != half:
+            half = row.sub_batch
+            yield f"BATCH {half}"
+        inside = kind
         if inside:
-            yield f"EXPERT {row.expert}"
+            yield f"{kind} {number}"
         yield _line(_columns(row))
     if inside:
-        yield "EXPERT END"
+        yield f"{inside} END"
+    if half is not None:
+        yield "BATCH END"
+
+
+def _section(row: TraceRow) -> tuple[str, int]:
+    """The parallel section that a row is alone in; no name if it is in none."""
+    if row.expert is not None:
+        return "EXPERT", row.expert
+    return ("", 0) if row.pim_channel is None else ("PIM", row.pim_channel)
 
 
 def _columns(row: TraceRow) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -17,27 +17,41 @@ from inference_serving.cluster import InstanceSpec
 from inference_serving.expert_times import ExpertTally, ExpertTimes, ExpertWork, WaveShare
 from inference_serving.gate_function import Balanced, ExpertRouting
 from inference_serving.layer_group import LayerGroup
-from inference_serving.layer_times import LayerTimes, ProvenanceTally, token_layers
-from inference_serving.placement import EXPERTS
+from inference_serving.layer_times import LayerTimes, ProvenanceTally
+from inference_serving.pim_trace import offloaded_attention
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import (
+    ALL_ON_NPU,
     ALL_REDUCE_SLOT,
     DURATION_SLOT,
     SAMPLED_IDS_SLOT,
     TOKEN_IDS_SLOT,
+    AttentionSplit,
     KvMove,
     KvMoveKind,
+    MemoryAccess,
     RowShape,
     TraceShape,
     build_shape,
 )
 from llm_profile.latency import LatencyModel, Source
-from llm_profile.layers import expert_shapes, kv_bytes_per_token, layer_shape
+from llm_profile.layers import (
+    EXPERTS,
+    SHARED_EXPERTS,
+    expert_shapes,
+    kv_bytes_per_token,
+    layer_shape,
+    model_layers,
+    stored_elements,
+)
 
 TOKEN_ID_BYTES = 4
 NO_MOVES: Mapping[KvMoveKind, int] = MappingProxyType({})
 _ATTENTION = DURATION_SLOT["attn"]
 _LM_HEAD = DURATION_SLOT["lm_head"]
+_SHARED_EXPERTS = DURATION_SLOT[SHARED_EXPERTS]
+_NONE: Int64Array = np.empty(0, dtype=np.int64)
+_ShapeKey = tuple[LayerGroup, tuple[int, ...], tuple[KvMoveKind, ...], AttentionSplit]
 _SHOWN_BY_OUTPUT = frozenset(("attn", "act_fn"))
 _OWN_OUTPUT = frozenset(("v_proj", "rope"))
 
@@ -59,6 +73,10 @@ class TraceRow:
     misc: str = "NONE"
     expert: int | None = None
     """Group of experts whose section the row is; None: it is in none."""
+    pim_channel: int | None = None
+    """Channel of host memory that computes the row; None: the NPU does."""
+    sub_batch: int | None = None
+    """Half of the batch; None: it is not split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +89,31 @@ class Trace:
     tokens: int
     experts: ExpertWork | None = None
     """What the experts do; None for a dense model."""
+    pim_tasks: Int64Array | None = None
+    """K/V heads of requests on each leading channel of a rank; None: attention is on the NPU."""
+    halves: tuple[Trace, ...] = ()
+    """The two sub-batches whose numbers these are, one after the other, if it is split."""
 
     def rows(self) -> Iterator[TraceRow]:
         """Typed rows in execution order, as the published text trace shows them (one rank's sizes).
 
         A row's output is the next row's input; k and v results meet in rope, so v_proj shows its own. The last
         row of a layer group shows its own, too: the hidden states that the next group takes in. KV that is loaded
-        or evicted comes first, KV that is stored last.
+        or evicted comes first, KV that is stored last. Sub-batches follow one another.
         """
+        for number, half in enumerate(self.halves):
+            yield from (replace(row, sub_batch=number) for row in half.rows())
+        if self.halves:
+            return
         layers = self.shape.rows
         yield from (self._move_row(move) for move in self.shape.moves if move.kind.name != "kv_store")
         for row, following in zip(layers, (*layers[1:], None), strict=True):
             if row.layer == EXPERTS:
                 yield from self._expert_rows(row)
-            else:
+            elif row.on_npu:
                 yield self._row(row, following)
+            if row.from_pim is not None:
+                yield from self._pim_rows(row, row.from_pim)
         yield from (self._move_row(move) for move in self.shape.moves if move.kind.name == "kv_store")
 
     def _move_row(self, move: KvMove) -> TraceRow:
@@ -99,7 +127,7 @@ class Trace:
 
     def _row(self, row: RowShape, following: RowShape | None) -> TraceRow:
         instance = self.shape.instance
-        weights = layer_shape(instance.model, row.layer, instance.tp_size).weight_elements
+        weights = stored_elements(instance.model, row.layer, instance.tp_size, instance.ep_size)
         host = f"REMOTE:{instance.node_id}"
         comm_type, comm_bytes, misc = self._communication(row)
         return TraceRow(
@@ -138,7 +166,7 @@ class Trace:
                 comp_ns=int(self.durations_ns[self.shape.duration_slot(row, rank)]),
                 input_loc="LOCAL",
                 input_bytes=assignments * sum(shape.input_width for shape in matrices) * element // 8,
-                weight_loc="LOCAL",
+                weight_loc=row.place.column(instance.node_id),
                 weight_bytes=weights * element // 8,
                 output_loc="LOCAL",
                 output_bytes=assignments * sum(shape.output_width for shape in matrices) * element // 8,
@@ -146,6 +174,35 @@ class Trace:
                 comm_bytes=comm_bytes,
                 misc=misc,
                 expert=rank,
+            )
+
+    def _pim_rows(self, row: RowShape, results: MemoryAccess) -> Iterator[TraceRow]:
+        """Attention in memory as in the published trace: a section for each channel of a rank.
+
+        Input is what was sent there (queries and new KV), output the results.
+        """
+        instance = self.shape.instance
+        assert self.pim_tasks is not None
+        assert self.shape.pim_rows is not None
+        assert instance.pim is not None
+        stem, number = row.name.rsplit("_", 1)
+        sent, _ = self.shape.pim_rows
+        tasks = int(self.pim_tasks.sum()) * instance.pim.unison
+        for index, channel in enumerate(instance.pim.channels_of_rank(0, instance.tp_size)):
+            place, leader = f"REMOTE:{instance.node_id}.{channel}", index // instance.pim.unison
+            own = int(self.pim_tasks[leader])
+            yield TraceRow(
+                name=f"{stem}_{int(number) + row.on_npu + 2 * index + 1}",
+                comp_ns=int(self.durations_ns[self.shape.first_pim_slot + leader]),
+                input_loc=place,
+                input_bytes=int(self.sizes[sent.slot]) * own // tasks,
+                weight_loc="LOCAL",
+                weight_bytes=0,
+                output_loc=place,
+                output_bytes=int(self.sizes[results.slot]) * own // tasks,
+                comm_type="NONE",
+                comm_bytes=0,
+                pim_channel=channel,
             )
 
     def _input_bytes(self, row: RowShape) -> int:
@@ -173,10 +230,12 @@ class Trace:
             return "ALLREDUCE", int(self.sizes[ALL_REDUCE_SLOT]), "NONE"
         if row.kv_ready:
             return "SEND", int(self.sizes[self.shape.kv_sent_slots].sum()), "KV"
-        for name, access in (("KV_READ", row.kv_read), ("KV_WRITE", row.kv_write)):
-            if access is not None:
-                column = access.place.column(self.shape.instance.node_id)
-                return "NONE", 0, f"{name}:{column}:{self.sizes[access.slot]}"
+        named = (("KV_READ", row.kv_read), ("KV_WRITE", row.kv_write), ("TO_PIM", row.to_pim))
+        moved = [(name, access) for name, access in named if access is not None]
+        if moved:
+            node = self.shape.instance.node_id
+            moves = (f"{name}:{one.place.column(node)}:{self.sizes[one.slot]}" for name, one in moved)
+            return "NONE", 0, ",".join(moves)
         if row.dispatches or row.combines:
             size = int(self.sizes[self.shape.all_to_all_slot(row.draw)])
             return "ALLTOALL", size, "ALLGATHER" if row.combines else "NONE"
@@ -191,11 +250,12 @@ class TraceGenerator:
     ) -> None:
         self._instance = instance
         self._latency = latency
-        self._layer_times = LayerTimes(latency, token_layers(instance.model))
-        self._provenance = ProvenanceTally(latency, instance.model)
+        self._layer_times = LayerTimes(latency, model_layers(instance.model))
+        self._provenance = ProvenanceTally(latency, instance.model, instance.expert_groups)
         self._experts = _expert_times(instance, latency, routing)
         self._expert_tally = ExpertTally()
-        self._shapes: dict[tuple[LayerGroup, tuple[int, ...], tuple[KvMoveKind, ...]], TraceShape] = {}
+        self._offloaded = offloaded_attention(instance)
+        self._shapes: dict[_ShapeKey, TraceShape] = {}
         self._kv_layer_bytes = kv_bytes_per_token(
             instance.model, instance.tp_size, instance.precision.kv_bits
         )
@@ -218,21 +278,31 @@ class TraceGenerator:
         """
         tokens = batch.total_tokens
         durations_ns, experts = self._layer_times.of(tokens).copy(), None
-        attention = (*batch.prefill_chunks(), batch.decode_kv())
-        attention_ns = self._latency.attention_ns(*attention)
+        attention, split = batch.attention(), ALL_ON_NPU
+        if self._offloaded is not None:
+            attention, split = (*batch.prefill_chunks(), _NONE), self._offloaded.split(batch)
+        attention_ns = self._latency.attention_ns(*attention) if split.on_npu else 0
         durations_ns[_ATTENTION] = attention_ns
-        shape = self._shape(batch.layer_group, tuple(sorted(kv_tokens)), decode_instances, tuple(moves))
-        self._provenance.count(batch, len(shape.blocks), attention, attention_ns)
-        durations_ns[_LM_HEAD] = self._layer_times.of(batch.sequences)[_LM_HEAD]
+        key = batch.layer_group, tuple(sorted(kv_tokens)), tuple(moves), split
+        shape = self._shapes.get(key) or self._build_shape(key, decode_instances)
+        self._provenance.count(batch, len(shape.blocks), attention if split.on_npu else None, attention_ns)
+        durations_ns[_LM_HEAD] = self._layer_times.of(batch.logit_rows)[_LM_HEAD]
         sizes = self._sizes(shape, batch, kv_tokens)
         for move, moved in zip(shape.moves, moves.values(), strict=True):
             sizes[move.access.slot] = moved
         if self._experts is not None:
+            if self._instance.expert_groups > 1:  # shared experts are whole, and run the rank's own tokens
+                owned = -(-tokens // self._instance.tp_size)
+                durations_ns[_SHARED_EXPERTS] = self._layer_times.of(owned)[_SHARED_EXPERTS]
             experts = self._experts.of(tokens) if wave is None else wave.experts
             durations_ns = np.concatenate([durations_ns, experts.durations_ns])
             self._expert_tally.count(experts, shape.blocks_of_draw)
             self._add_expert_sizes(sizes, shape, tokens, experts, wave)
-        return Trace(shape, durations_ns, sizes, tokens, experts)
+        pim_tasks = None
+        if self._offloaded is not None and split.in_memory:
+            channel_ns, pim_tasks = self._offloaded.work(batch)
+            durations_ns = np.concatenate([durations_ns, channel_ns])
+        return Trace(shape, durations_ns, sizes, tokens, experts, pim_tasks)
 
     @property
     def instance(self) -> InstanceSpec:
@@ -257,7 +327,7 @@ class TraceGenerator:
     def _sizes(self, shape: TraceShape, batch: Batch, kv_tokens: Mapping[int, int]) -> Int64Array:
         sizes = shape.fixed_sizes.copy()
         sizes[TOKEN_IDS_SLOT] = batch.total_tokens * TOKEN_ID_BYTES
-        sizes[SAMPLED_IDS_SLOT] = batch.sequences * TOKEN_ID_BYTES
+        sizes[SAMPLED_IDS_SLOT] = batch.logit_rows * TOKEN_ID_BYTES
         sizes[ALL_REDUCE_SLOT] = batch.total_tokens * self._hidden_bytes
         for target in shape.targets:
             tokens = kv_tokens[target.instance.instance_id]
@@ -265,24 +335,19 @@ class TraceGenerator:
                 sizes[slot] = transfer.bytes_for(
                     tokens, self._instance.model, self._instance.precision.kv_bits
                 )
-        if shape.streams_kv is not None:
+        if self._offloaded is not None:
+            self._offloaded.add_sizes(sizes, shape, batch)
+        elif shape.streams_kv is not None:
             read, write = shape.streams_kv
             sizes[read.slot] = self._kv_layer_bytes * int(batch.context.dot(batch.grants > 0))
             sizes[write.slot] = self._kv_layer_bytes * batch.total_tokens
         return sizes
 
-    def _shape(
-        self,
-        layer_group: LayerGroup,
-        targets: tuple[int, ...],
-        decode_instances: Mapping[int, InstanceSpec],
-        moves: tuple[KvMoveKind, ...],
-    ) -> TraceShape:
-        key = layer_group, targets, moves
-        if key not in self._shapes:
-            receivers = tuple(decode_instances[target] for target in targets)
-            draws = 1 if self._experts is None else self._experts.draws
-            self._shapes[key] = build_shape(self._instance, receivers, layer_group, moves, draws)
+    def _build_shape(self, key: _ShapeKey, decode_instances: Mapping[int, InstanceSpec]) -> TraceShape:
+        layer_group, targets, moves, attention = key
+        receivers = tuple(decode_instances[target] for target in targets)
+        draws = 1 if self._experts is None else self._experts.draws
+        self._shapes[key] = build_shape(self._instance, receivers, layer_group, moves, draws, attention)
         return self._shapes[key]
 
 

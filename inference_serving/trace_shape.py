@@ -15,11 +15,12 @@ import numpy as np
 from inference_serving.cluster import InstanceSpec
 from inference_serving.kv_transfer import HeadTransfer, head_transfers
 from inference_serving.layer_group import WHOLE_MODEL, LayerGroup
-from inference_serving.placement import EXPERTS, NPU, Place, block_rows, row_layers
+from inference_serving.placement import CPU, NPU, Place, row_layers
 from inference_serving.request import Int64Array
-from llm_profile.layers import GATE, LAYERS, layer_shape
+from llm_profile.layers import EXPERTS, GATE, LAYERS, OTHER_LAYERS, stored_elements
 
-DURATION_SLOT = {layer: slot for slot, layer in enumerate((*LAYERS, GATE))}
+DURATION_SLOT = {layer: slot for slot, layer in enumerate((*LAYERS, *OTHER_LAYERS))}
+DENSE_SLOTS = len(LAYERS)
 FIRST_EXPERT_SLOT = len(DURATION_SLOT)
 """Times of a block's experts: a slot for each draw of the routing and each rank (or group of ranks)."""
 TOKEN_IDS_SLOT, SAMPLED_IDS_SLOT, ALL_REDUCE_SLOT, FIRST_KV_SLOT = range(4)
@@ -64,6 +65,19 @@ class KvMove:
     access: MemoryAccess
 
 
+class AttentionSplit(NamedTuple):
+    """Where the attention of an iteration runs: that of prompts on the NPU, that of single tokens in memory, or both.
+
+    Without offloading all of it is on the NPU.
+    """
+
+    on_npu: bool
+    in_memory: bool
+
+
+ALL_ON_NPU = AttentionSplit(on_npu=True, in_memory=False)
+
+
 @dataclass(frozen=True, slots=True)
 class RowShape:
     """One row: a layer of one block (or of none), and what goes in and out around it.
@@ -86,6 +100,12 @@ class RowShape:
     stores_sampled_ids: bool = False
     all_reduce: bool = False
     kv_ready: bool = False
+    to_pim: MemoryAccess | None = None
+    """Queries and new KV of the tokens whose attention runs in memory, which leave after rope."""
+    from_pim: MemoryAccess | None = None
+    """Their results, which come back after attention has run in the instance's channels."""
+    on_npu: bool = True
+    """Whether the NPU computes the row; attention that runs in memory alone is not."""
     draw: int = 0
     """Which draw of the expert routing the block takes."""
     dispatches: bool = False
@@ -109,6 +129,8 @@ class TraceShape:
     moves: tuple[KvMove, ...]
     fixed_sizes: Int64Array
     draws: int = 1
+    halves: tuple[TraceShape, ...] = ()
+    """Two sub-batches whose rows take turns on the NPUs; everything here is then theirs, one after the other."""
 
     @cached_property
     def npus(self) -> tuple[int, ...]:
@@ -133,6 +155,35 @@ class TraceShape:
         return (reads[0], writes[0]) if reads else None
 
     @cached_property
+    def pim_rows(self) -> tuple[MemoryAccess, MemoryAccess] | None:
+        """What goes to memory for attention and what comes back, whose slots all blocks share; None: nothing does."""
+        there = [row.to_pim for row in self.rows if row.to_pim is not None]
+        back = [row.from_pim for row in self.rows if row.from_pim is not None]
+        return (there[0], back[0]) if there else None
+
+    @cached_property
+    def pim_channels(self) -> tuple[tuple[int, ...], ...]:
+        """Leading channels that run the attention of each of the instance's ranks; empty if none does."""
+        instance = self.instance
+        if instance.pim is None or self.pim_rows is None:
+            return ()
+        return tuple(instance.pim.leaders_of_rank(rank, instance.tp_size) for rank in range(instance.tp_size))
+
+    @cached_property
+    def first_pim_slot(self) -> int:
+        """Time of a rank's first channel; those of its other channels follow, and are the last durations."""
+        if not self.instance.model.is_moe:
+            return DURATION_SLOT[GATE]
+        return FIRST_EXPERT_SLOT + self.draws * self.instance.expert_groups
+
+    @cached_property
+    def duration_slots(self) -> int:
+        """Length of the trace's ``durations_ns``."""
+        if self.halves:
+            return sum(half.duration_slots for half in self.halves)
+        return self.first_pim_slot + (len(self.pim_channels[0]) if self.pim_channels else 0)
+
+    @cached_property
     def all_gather_slot(self) -> int:
         """Size of a rank's share of the tokens, under expert parallelism: the slot after those of KV transfers."""
         return FIRST_KV_SLOT + sum(len(target.transfers) for target in self.targets)
@@ -155,8 +206,9 @@ class TraceShape:
 
     @cached_property
     def blocks_of_draw(self) -> Int64Array:
-        """How many blocks take each draw of the expert routing."""
-        return np.bincount(np.array(self.blocks) % self.draws, minlength=self.draws)
+        """How many blocks with experts take each draw of the expert routing."""
+        blocks = [block for block in self.blocks if self.instance.model.has_experts(block)]
+        return np.bincount(np.array(blocks, dtype=np.int64) % self.draws, minlength=self.draws)
 
 
 def build_shape(
@@ -165,27 +217,27 @@ def build_shape(
     layer_group: LayerGroup = WHOLE_MODEL,
     moves: tuple[KvMoveKind, ...] = (),
     draws: int = 1,
+    attention: AttentionSplit = ALL_ON_NPU,
 ) -> TraceShape:
     """Lay out the rows of one iteration of ``instance`` that sends KV to ``targets`` and makes ``moves``.
 
     The rows of a layer group are a slice of the whole iteration's, and keep their names. Blocks take turns with the
-    ``draws`` draws of the expert routing.
+    ``draws`` draws of the expert routing. ``attention`` says where an offloaded instance runs it.
     """
     blocks = layer_group.blocks(instance.model.num_hidden_layers)
-    layers = block_rows(instance.model)
-    start = None if layer_group.is_first else _row_of_block(blocks.start, layers)
-    stop = None if layer_group.is_last else _row_of_block(blocks.stop, layers)
+    start = None if layer_group.is_first else _row_of_block(instance, blocks.start)
+    stop = None if layer_group.is_last else _row_of_block(instance, blocks.stop)
     placed = _kv_targets(instance, targets)
     sent = sum(len(target.transfers) for target in placed)
     slots = _Slots(instance, FIRST_KV_SLOT + sent + (draws + 1 if instance.ep_size > 1 else 0))
-    rows = _rows(instance, slots, draws, sends_kv=bool(targets))[start:stop]
+    rows = _rows(instance, slots, draws, attention, sends_kv=bool(targets))[start:stop]
     moved = tuple(KvMove(kind, slots.access(kind.place, slots.new())) for kind in moves)
     return TraceShape(instance, blocks, rows, placed, moved, slots.fixed_sizes(), draws)
 
 
-def _row_of_block(block: int, layers: tuple[str, ...]) -> int:
-    """Row at which a block begins; the embedding is before the first."""
-    return 1 + block * len(layers)
+def _row_of_block(instance: InstanceSpec, block: int) -> int:
+    """Row at which a block begins."""
+    return next(row for row, (of, _) in enumerate(row_layers(instance.model)) if of == block)
 
 
 class _Slots:
@@ -208,7 +260,7 @@ class _Slots:
         instance = self._instance
         if not instance.placement.loads(place):
             return None
-        elements = layer_shape(instance.model, layer, instance.tp_size).weight_elements
+        elements = stored_elements(instance.model, layer, instance.tp_size, instance.ep_size)
         if not elements:
             return None
         if layer not in self._slot_of:
@@ -227,13 +279,16 @@ class _Slots:
         return np.array(self._sizes, dtype=np.int64)
 
 
-def _rows(instance: InstanceSpec, slots: _Slots, draws: int, *, sends_kv: bool) -> tuple[RowShape, ...]:
+def _rows(
+    instance: InstanceSpec, slots: _Slots, draws: int, attention: AttentionSplit, *, sends_kv: bool
+) -> tuple[RowShape, ...]:
     blocks, split, spread = instance.model.num_hidden_layers, instance.tp_size > 1, instance.ep_size > 1
     rows, number = [], 0
-    positions = row_layers(blocks, block_rows(instance.model))
+    positions = row_layers(instance.model)
     for (block, layer), place in zip(positions, instance.placement.weights, strict=True):
-        kv = NPU if block is None else instance.placement.blocks[block].kv
-        name, lines = _name(instance, layer, number)
+        kv = NPU if block is None or not attention.on_npu else instance.placement.blocks[block].kv
+        offloaded = attention.in_memory and layer == "attn"
+        name, lines = _name(instance, layer, number, attention)
         number += lines
         rows.append(
             RowShape(
@@ -248,6 +303,9 @@ def _rows(instance: InstanceSpec, slots: _Slots, draws: int, *, sends_kv: bool) 
                 stores_sampled_ids=layer == "lm_head",
                 all_reduce=split and layer in _ALL_REDUCE_AFTER and not (spread and layer == EXPERTS),
                 kv_ready=sends_kv and layer == _KV_READY_AFTER,
+                to_pim=slots.kv("to_pim", CPU) if attention.in_memory and layer == _KV_READY_AFTER else None,
+                from_pim=slots.kv("from_pim", CPU) if offloaded else None,
+                on_npu=attention.on_npu or not offloaded,
                 draw=block % draws if block is not None and layer in (GATE, EXPERTS) else 0,
                 dispatches=spread and layer == GATE,
                 combines=spread and layer == EXPERTS,
@@ -256,10 +314,13 @@ def _rows(instance: InstanceSpec, slots: _Slots, draws: int, *, sends_kv: bool) 
     return tuple(rows)
 
 
-def _name(instance: InstanceSpec, layer: str, number: int) -> tuple[str, int]:
+def _name(instance: InstanceSpec, layer: str, number: int, attention: AttentionSplit) -> tuple[str, int]:
     """Name of a row whose first line in the text trace has this number, and how many lines it has there."""
     if layer == EXPERTS:  # a line opens the section of each group of experts, one closes them all
         return f"expert_{number + 1}", 2 * instance.expert_groups + 1
+    if layer == "attn" and attention.in_memory and instance.pim is not None:  # the same for each channel
+        channels = len(instance.pim.channels_of_rank(0, instance.tp_size))
+        return f"{layer}_{number}", attention.on_npu + 2 * channels + 1
     return f"{layer}_{number}", 1
 
 

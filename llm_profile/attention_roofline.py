@@ -2,6 +2,10 @@
 
 Bandwidths in GB/s are bytes a nanosecond, and peaks in TFLOPS are 1e3 flops a nanosecond. The coefficients are
 documented in :mod:`llm_profile.hardware`.
+
+FlashAttention 2, the kernel of cards with ``shared_attention_kernel``, packs the query heads of a K/V head and splits
+the keys of a decode only without a sliding window, however long that is (``seqlenq_ngroups_swapped`` in its
+``flash_api.cpp``). With one, every query head of a decode walks its keys alone.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from numpy.typing import NDArray
 
 from llm_profile.hardware import Coefficients, Hardware, peak_flops_per_ns
 from llm_profile.layers import heads_per_rank, kv_bytes_per_token
+from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import LatencyQuery
 
 Floats = NDArray[np.float64]
@@ -29,8 +34,8 @@ class AttentionRoofline:
     ) -> None:
         prefill, decode = coefficients.prefill, coefficients.decode
         heads, kv_heads = heads_per_rank(query.model, query.tp_size)
-        head_dim = query.model.head_dim
-        head_bytes = 2 * head_dim * query.kv_bits / 8
+        model = query.model
+        head_bytes = model.kv_head_elements * query.kv_bits / 8
         peak = peak_flops_per_ns(card, 32 if query.weight_bits == 32 else 16)
         self._prefill = prefill
         self._decode = decode
@@ -39,11 +44,14 @@ class AttentionRoofline:
         self._group = heads / kv_heads
         self._multiprocessors = card.multiprocessors
         self._shared_kernel = card.shared_attention_kernel
+        self._window = model.sliding_window
+        self._unpacked = decodes_unpacked(card, model)
         self._cached_tokens = card.cache_mb * 1e6 / head_bytes
-        self._key_ns = 4 * prefill.tile_rows * head_dim * card.multiprocessors / (peak * prefill.efficiency)
+        pair_flops = 2 * (model.head_dim + model.value_dim)
+        self._key_ns = pair_flops * prefill.tile_rows * card.multiprocessors / (peak * prefill.efficiency)
         self._decode_stream_ns = head_bytes / decode.stream_gbps
         self._request_ns = decode.head_ns * heads
-        read_heads = kv_heads if decode.gqa_packed else heads
+        read_heads = kv_heads if decode.gqa_packed or model.is_mla else heads
         self._kv_token_ns = read_heads * head_bytes / (bandwidth_gbps * decode.efficiency)
         self._cold_token_ns = kv_heads * head_bytes * decode.cold / bandwidth_gbps
         self._cold_tokens = card.cache_mb * 1e6 / (kv_heads * head_bytes)
@@ -79,6 +87,9 @@ class AttentionRoofline:
 
         Beside a prefill, decodes run in its kernel where it serves both (:meth:`mixed_ns`).
         """
+        if self._window is not None:
+            decode_kv = np.minimum(decode_kv, self._window)
+            prefill_context = np.minimum(prefill_context, np.maximum(self._window - prefill_q // 2, 0))
         if prefill_q.size and decode_kv.size and self._shared_kernel:
             return self._shared_ns(prefill_q, prefill_context, decode_kv)
         fixed = total = 0.0
@@ -91,8 +102,23 @@ class AttentionRoofline:
             longest = int(decode_kv.max())
             uneven = self._decode.skew * max(longest * decode_kv.size - block_kv, 0)
             decode = self.decode_ns(float(decode_kv.size), block_kv + uneven, longest)
+            if self._unpacked:
+                decode = self._unpacked_ns(decode_kv, decode)
             total += max(decode, block_kv * self.floor_ns)
         return round(fixed + total)
+
+    def _unpacked_ns(self, decode_kv: NDArray[np.int64], fitted_ns: float) -> float:
+        """Time of decodes whose query heads walk their keys alone, without fixed cost.
+
+        That is ``fitted_ns`` where the card's decodes were measured so, else the tiles of :meth:`mixed_ns`; but no
+        less than reading keys and values again for every head that does not find them in the cache.
+        """
+        requests, block_kv = float(decode_kv.size), float(_in_blocks(decode_kv, KEY_BLOCK))
+        walked = fitted_ns
+        if self._decode.gqa_packed:
+            tiles = (requests, requests), (block_kv, float(decode_kv.max()))
+            walked = float(self.mixed_ns(0.0, 1.0, 0.0, *tiles))
+        return max(walked, block_kv * self._read_ns * float(self._reads(block_kv, requests)))
 
     def _prefills_ns(self, n: NDArray[np.int64], context: NDArray[np.int64]) -> float:
         total = 0.0
@@ -157,3 +183,9 @@ class AttentionRoofline:
 def _in_blocks(kv: NDArray[np.int64], block: int) -> int:
     """Sum of lengths, each rounded up to whole blocks."""
     return int(((kv + (block - 1)) // block).sum()) * block
+
+
+def decodes_unpacked(card: Hardware, model: ModelConfig) -> bool:
+    """Whether the card's attention kernel gives each query head of a decode a pass of its own over K and V."""
+    grouped = model.num_attention_heads > model.num_key_value_heads
+    return card.shared_attention_kernel and model.sliding_window is not None and grouped

@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 from astra_sim.input_error import InputError
 from llm_profile.bundle import known_bundles, open_bundle
-from llm_profile.layers import check_tp_size
+from llm_profile.layers import check_tp_size, layers_beyond_tables
+from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import LatencyModel, LatencyQuery, NoLatencyError, Source
 from llm_profile.roofline import known_descriptions, open_roofline
 from llm_profile.silicon import known_silicon, open_silicon
@@ -47,6 +48,8 @@ SOURCES: Mapping[str, LatencySource] = MappingProxyType(
     }
 )
 """Sources by name, most trusted first."""
+DESCRIPTIONS = "calibrated"
+"""The source that prices layers by formula, whatever they are."""
 PREDICTED = "tables"
 """The source whose attention can come from a predictor (``--enable-attn-prediction``)."""
 
@@ -69,6 +72,7 @@ def open_latency_model(query: LatencyQuery, source: str = "auto") -> LatencyMode
     reasons = []
     for name in names_to_try:
         try:
+            _refuse_beyond_tables(name, query.model)
             return SOURCES[name].open(query)
         except NoLatencyError as error:
             reasons.append(f"{name}: {error}")
@@ -80,3 +84,12 @@ def open_latency_model(query: LatencyQuery, source: str = "auto") -> LatencyMode
     raise InputError(
         "", "hardware", f"no latencies of {query.model.name} on {query.hardware}; " + "; ".join(reasons)
     )
+
+
+def _refuse_beyond_tables(source: str, model: ModelConfig) -> None:
+    """Raise :class:`NoLatencyError` if a source of measurements has no layout for layers of the model."""
+    beyond = layers_beyond_tables(model)
+    if beyond and source != DESCRIPTIONS:
+        raise NoLatencyError(
+            "", "model_name", f"no tables can hold {', '.join(beyond)} beside the model's other layers"
+        )

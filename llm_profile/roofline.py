@@ -7,13 +7,13 @@ and peaks in TFLOPS are 1e3 flops a nanosecond.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astra_sim.input_error import InputError
-from llm_profile.attention_roofline import AttentionRoofline
+from llm_profile.attention_roofline import AttentionRoofline, decodes_unpacked
 from llm_profile.experts import ExpertRoofline, Experts, NoExperts
 from llm_profile.hardware import (
     Coefficients,
@@ -27,17 +27,23 @@ from llm_profile.hardware import (
     known_hardware,
     load_hardware,
 )
+from llm_profile.layer_shape import LayerShape
 from llm_profile.layers import (
     GATE,
     GATE_UP_LAYERS,
     GEMM_LAYERS,
-    LAYERS,
     MLP_LAYERS,
     QKV_LAYERS,
-    LayerShape,
+    SHARED_EXPERTS,
+    fused,
     fused_shape,
     layer_shape,
+    model_layers,
+    shared_expert_shapes,
 )
+from llm_profile.mla import FUSED_DOWN_LAYERS, MLA_GEMM_LAYERS
+from llm_profile.mla_roofline import MlaRoofline
+from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import LatencyQuery, NoLatencyError, Source
 from llm_profile.roofline_formulas import Floats, elementwise_ns, gemm_ns, router_ns
 
@@ -50,6 +56,9 @@ ELEMENTWISE_CLASS = {
     "rope": "rope",
     "act_fn": "activation",
 }
+"""Coefficients of each layer that only moves activations."""
+_MATRICES = GEMM_LAYERS | MLA_GEMM_LAYERS
+Timing = Callable[[Floats], Floats]
 
 
 class RooflineLatencyModel:
@@ -57,7 +66,11 @@ class RooflineLatencyModel:
 
     def __init__(self, card: Hardware, query: LatencyQuery) -> None:
         coefficients = card.coefficients or Coefficients()
-        repacked = query.packed_decode and not coefficients.decode.gqa_packed
+        repacked = (
+            query.packed_decode
+            and not coefficients.decode.gqa_packed
+            and not decodes_unpacked(card, query.model)
+        )
         if repacked:
             coefficients = coefficients.model_copy(update={"decode": Decode()})
         self.name = f"{'calibrated' if card.coefficients else 'estimated'}:{card.name}"
@@ -77,7 +90,9 @@ class RooflineLatencyModel:
             else NoExperts(self.name, "this is a dense model")
         )
         self._layers = _layer_functions(card, coefficients, query, bandwidth_gbps)
-        self._attention = AttentionRoofline(card, coefficients, query, bandwidth_gbps)
+        form = MlaRoofline if query.model.is_mla else AttentionRoofline
+        self._attention = form(card, coefficients, query, bandwidth_gbps)
+        self._attention_fitted = not query.model.is_mla
 
     def layer_ns(self, layer: str, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Time of one dense layer for each of ``tokens``."""
@@ -110,9 +125,9 @@ class RooflineLatencyModel:
     def attention_source(
         self, prefill_q: NDArray[np.int64], prefill_context: NDArray[np.int64], decode_kv: NDArray[np.int64]
     ) -> Source:
-        """Estimated where efficiencies are generic; else inside or outside the batches that were fitted."""
+        """Estimated where efficiencies are generic or another form's; else inside or outside what was fitted."""
         fit = self._fit
-        if fit is None or (decode_kv.size and not self._decode_fitted):
+        if fit is None or not self._attention_fitted or (decode_kv.size and not self._decode_fitted):
             return Source.ESTIMATED
         inside = not prefill_q.size or int((prefill_q + prefill_context).max()) <= fit.max_keys
         if decode_kv.size:
@@ -123,10 +138,10 @@ class RooflineLatencyModel:
 
 def _layer_functions(
     card: Hardware, coefficients: Coefficients, query: LatencyQuery, bandwidth_gbps: float
-) -> dict[str, Callable[[Floats], Floats]]:
+) -> dict[str, Timing]:
     """A function of token counts for each dense layer of the query's model."""
 
-    def gemm(shape: LayerShape) -> Callable[[Floats], Floats]:
+    def gemm(shape: LayerShape) -> Timing:
         return lambda tokens: gemm_ns(
             coefficients.gemm,
             card,
@@ -136,36 +151,59 @@ def _layer_functions(
             weight_bits=query.weight_bits,
         )
 
-    def elementwise(shape: LayerShape, c: Elementwise) -> Callable[[Floats], Floats]:
+    def elementwise(shape: LayerShape, c: Elementwise) -> Timing:
         return lambda tokens: elementwise_ns(
             c, card, shape, tokens, bandwidth_gbps=bandwidth_gbps, bits=query.weight_bits
         )
 
-    functions: dict[str, Callable[[Floats], Floats]] = {}
-    for layer in LAYERS:
-        if layer == "attn" or (query.model.is_moe and layer in MLP_LAYERS):
-            continue
-        if layer not in GEMM_LAYERS:
-            shape = layer_shape(query.model, layer, query.tp_size)
-            functions[layer] = elementwise(shape, getattr(coefficients, ELEMENTWISE_CLASS[layer]))
-        elif kernel := kernel_layers(coefficients.gemm, layer):
-            functions[layer] = gemm(fused_shape(query.model, kernel, query.tp_size))
+    def dense(layer: str, shape: LayerShape) -> Timing:
+        if layer in _MATRICES:
+            return gemm(shape)
+        return elementwise(shape, getattr(coefficients, ELEMENTWISE_CLASS.get(layer, "norm")))
+
+    model = query.model
+    functions: dict[str, Timing] = {}
+    for layer in model_layers(model):
+        if layer == GATE:
+            functions[layer] = _router(coefficients.router, gemm(layer_shape(model, GATE, query.tp_size)))
+        elif layer == SHARED_EXPERTS:
+            shapes = shared_expert_shapes(model, query.expert_tp_size)
+            functions[layer] = _shared_experts(coefficients.gemm, shapes, dense)
+        elif layer not in _MATRICES:
+            if layer != "attn":
+                functions[layer] = dense(layer, layer_shape(model, layer, query.tp_size))
+        elif kernel := kernel_layers(coefficients.gemm, layer, _qkv_layers(model)):
+            functions[layer] = gemm(fused_shape(model, kernel, query.tp_size))
         else:
             functions[layer] = np.zeros_like
-    if query.model.is_moe:
-        functions[GATE] = _router(coefficients.router, gemm(layer_shape(query.model, GATE, query.tp_size)))
     return functions
 
 
-def _router(c: Router, matrix: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
+def _router(c: Router, matrix: Timing) -> Timing:
     """The router's matrix, and the choice of experts."""
     return np.zeros_like if c.in_experts else lambda tokens: router_ns(c, matrix(tokens), tokens)
 
 
-def kernel_layers(c: Gemm, layer: str) -> tuple[str, ...]:
+def _shared_experts(
+    c: Gemm, shapes: Mapping[str, LayerShape], dense: Callable[[str, LayerShape], Timing]
+) -> Timing:
+    """An MLP as one row: its kernels, by the same formulas as a dense block's."""
+    kernels = [kernel for layer in MLP_LAYERS if (kernel := kernel_layers(c, layer))]
+    parts = [dense(kernel[0], fused([shapes[layer] for layer in kernel])) for kernel in kernels]
+    return lambda tokens: sum((part(tokens) for part in parts), np.zeros_like(tokens))
+
+
+def _qkv_layers(model: ModelConfig) -> tuple[str, ...]:
+    """Layers that kernels with fused q, k and v compute as one."""
+    if not model.is_mla:
+        return QKV_LAYERS
+    return FUSED_DOWN_LAYERS if model.q_lora_rank else ()
+
+
+def kernel_layers(c: Gemm, layer: str, qkv_layers: tuple[str, ...] = QKV_LAYERS) -> tuple[str, ...]:
     """Layers of the kernel that ``layer`` stands for; none if another layer stands for it."""
-    for fused, layers in ((c.fused_qkv, QKV_LAYERS), (c.fused_gate_up, GATE_UP_LAYERS)):
-        if fused and layer in layers:
+    for is_fused, layers in ((c.fused_qkv, qkv_layers), (c.fused_gate_up, GATE_UP_LAYERS)):
+        if is_fused and layer in layers:
             return layers if layer == layers[0] else ()
     return (layer,)
 

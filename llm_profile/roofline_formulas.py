@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_profile.hardware import Elementwise, Gemm, Hardware, Router, peak_flops_per_ns
-from llm_profile.layers import LayerShape
+from llm_profile.layer_shape import LayerShape
 
 Floats = NDArray[np.float64]
 TILE = 128

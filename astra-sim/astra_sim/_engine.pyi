@@ -21,6 +21,7 @@ class MemorySpec:
         bandwidth_gbps: float,
         nodes: Sequence[int],
         node_speeds: Sequence[tuple[int, float]],
+        pim_channels: int,
     ) -> None: ...
 
 class SystemSpec:

@@ -262,4 +262,5 @@ def _memory(config: MemoryConfig, npu_count: int) -> _engine.MemorySpec:
         config.bandwidth_gbps,
         config.nodes(npu_count),
         config.node_speeds(),
+        config.pim_channels or 0,
     )

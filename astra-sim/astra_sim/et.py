@@ -28,7 +28,8 @@ VERSION = "astra_sim 1"
 """Version in the metadata of our own files: a node without the attribute ``duration_ns`` has no duration."""
 
 _KAIST_TYPES = {4: 5, 5: 6, 6: 7, 7: 8}  # COMP, SEND, RECV, COLL
-_FROM_KAIST = {number: kind for kind, number in _KAIST_TYPES.items()} | {4: 4}  # PIM_COMP is a COMP
+_KAIST_PIM_COMP = 4  # a COMP with an attribute that names its channel
+_FROM_KAIST = {number: kind for kind, number in _KAIST_TYPES.items()} | {_KAIST_PIM_COMP: 4}
 _UINT32 = 1 << 32
 
 
@@ -100,7 +101,8 @@ def _to_record(message: chakra.Node, own: bool, dialect: Dialect) -> EtRecord:
 def _to_message(record: EtRecord, dialect: Dialect) -> chakra.Node:
     number = record.node_type
     if dialect == "kaist":
-        number = _KAIST_TYPES.get(number, number)
+        in_memory = "pim_channel" in record.attributes
+        number = _KAIST_PIM_COMP if in_memory else _KAIST_TYPES.get(number, number)
     message = chakra.Node(
         id=record.node_id,
         name=record.name,

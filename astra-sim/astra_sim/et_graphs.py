@@ -122,6 +122,8 @@ class _Writer:
             attributes["copy_engine"] = True
         if node.memory:
             attributes["memory"] = node.memory
+        if node.pim_channel is not None:
+            attributes["pim_channel"] = node.pim_channel
         if node.part:
             attributes["part"] = node.part
         return attributes
@@ -185,6 +187,7 @@ class _Reader:
             is_cpu_op=bool(fields.integer("is_cpu_op") or 0),
             copy_engine=bool(fields.integer("copy_engine") or 0),
             memory=memory or 0,
+            pim_channel=fields.integer("pim_channel"),
             part=fields.integer("part") or 0,
         )
 

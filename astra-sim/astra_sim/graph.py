@@ -62,7 +62,10 @@ class Node:
     """The send uses the copy unit and the receiver's copy-in lane instead of the communication unit; a load or
     store takes no unit, so that its memory alone queues it."""
     memory: int = 0
-    """Which of the engine's memories a load or store addresses."""
+    """Which of the engine's memories a load or store addresses, or a compute node with ``pim_channel`` runs in."""
+    pim_channel: int | None = None
+    """A compute node with one runs in this channel of its memory: it takes no unit of the NPU, and the channel runs
+    one at a time, in order of arrival."""
     part: int = 0
     """Which part of the ticket the node counts for."""
 

@@ -29,6 +29,7 @@ _KEY_OF_FIELD = {
     "node_of_npu": "node-of-npu",
     "node_bandwidth_gbps": "node-mem-bw",
     "node_latency_ns": "node-mem-latency",
+    "pim_channels": "pim-channels",
 }
 
 
@@ -37,7 +38,7 @@ class MemoryConfig(BaseModel):
 
     A PER_NODE memory belongs to nodes given by ``node_of_npu`` (one entry per NPU) or by
     ``num_npus_per_node``; with neither, all NPUs share one node. ``node_bandwidth_gbps`` and ``node_latency_ns``
-    give each node a speed of its own.
+    give each node a speed of its own. ``pim_channels`` of each node's memory (or of a pool's device) can compute.
     """
 
     model_config = ConfigDict(
@@ -58,6 +59,7 @@ class MemoryConfig(BaseModel):
     node_of_npu: tuple[Annotated[int, Field(ge=0, lt=1 << 16)], ...] | None = None
     node_bandwidth_gbps: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
     node_latency_ns: tuple[Annotated[int, Field(ge=0, le=1 << 53)], ...] | None = None
+    pim_channels: int | None = Field(default=None, ge=1, le=1 << 16)
 
     @model_validator(mode="after")
     def _one_mapping(self) -> Self:
@@ -163,6 +165,8 @@ def stock_memories(memories: Sequence[MemoryConfig]) -> dict[str, Any]:
     if len(memories) > 1:
         raise ValueError(f"ASTRA-Sim has one memory, not {len(memories)}")
     memory = memories[0]
+    if memory.pim_channels:
+        raise ValueError("ASTRA-Sim has no memory that computes (PIM channels)")
     if memory.node_speeds():
         raise ValueError("ASTRA-Sim has one speed for the memories of all nodes")
     data: dict[str, Any] = {
@@ -179,6 +183,10 @@ def stock_memories(memories: Sequence[MemoryConfig]) -> dict[str, Any]:
 
 
 def _read_named(data: object, name: str, path: str | Path) -> MemoryConfig:
+    """The published fork's form, whose latencies may have fractions, which are cut."""
+    latency = data.get("mem-latency") if isinstance(data, dict) else None
+    if isinstance(data, dict) and isinstance(latency, float) and math.isfinite(latency):
+        data = data | {"mem-latency": int(latency)}
     try:
         return validated(MemoryConfig, data, path)
     except InputError as error:

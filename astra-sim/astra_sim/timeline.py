@@ -52,6 +52,8 @@ def _link_events(spans: Iterable[LinkSpan], process: int) -> Iterator[dict[str, 
 def _unit(node: Node) -> str:
     if node.is_cpu_op:
         return "CPU"
+    if node.pim_channel is not None:
+        return f"PIM channel {node.pim_channel}"
     if node.kind == NodeKind.COMP:
         return "compute"
     if node.kind in (NodeKind.MEM_LOAD, NodeKind.MEM_STORE):

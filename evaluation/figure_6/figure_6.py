@@ -5,22 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from evaluation.energy_plot import draw_components, list_components
 from evaluation.figure import Figure, Results, main
 from evaluation.inputs import Inputs
-from evaluation.parser.component_power import PREFIX, SUFFIX, component_rows
+from evaluation.parser.component_power import component_rows
 from evaluation.parser.latency import latency_rows
 from evaluation.parser.power import SERIES, power_rows
-from evaluation.plot_style import PAGE_IN, looks, open_pyplot, save
+from evaluation.plot_style import PAGE_IN, open_pyplot, save
 from evaluation.real_systems import Error, error_of, power_errors, signed
-from evaluation.rows import Row, series_in, value_in
+from evaluation.rows import Row, series_in
 from evaluation.scenarios import Outcome, Scenario
 from evaluation.throughput_plot import ALONE, draw_series
 from inference_serving.validation.readers.series_table import read_columns
 
 _CONFIG = Path(__file__).parent / "config"
-_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++")
 _HEIGHT_IN = 2.6
 
 
@@ -75,14 +73,7 @@ def _draw_power(axes: Any, results: Results, name: str) -> None:
 
 def _draw_energy(axes: Any, results: Results, names: list[str]) -> None:
     """Stacked bars, the first part at the bottom; a black line where the meter's energy is."""
-    parts = list(dict.fromkeys(one.metric for one in results.rows if one.metric.startswith(PREFIX)))
-    bottoms = np.zeros(len(names))
-    for part, look, hatch in zip(parts, looks(parts).values(), _HATCHES, strict=False):
-        energies_kj = np.array([value_in(results.rows, name, part) or 0.0 for name in names])
-        label = part.removeprefix(PREFIX).removesuffix(SUFFIX).replace("_", " ")
-        style = {"color": look.colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.4}
-        axes.bar(names, energies_kj, bottom=bottoms, width=0.55, label=label, **style)
-        bottoms += energies_kj
+    draw_components(axes, results.rows, names)
     titles: list[str] = []
     for place, name in enumerate(names):
         energy = error_of(results.errors, name, "energy")
@@ -92,10 +83,7 @@ def _draw_energy(axes: Any, results: Results, names: list[str]) -> None:
             titles.append(f"{name.split()[-1]} {signed(energy.percent)}")
     axes.set_title("\n".join(["energy", ", ".join(titles)]) if titles else "energy")
     axes.set_ylabel("simulated energy (kJ)")
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.grid(visible=False, axis="x")
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
+    list_components(axes)
 
 
 FIGURE = Figure(

@@ -2,23 +2,12 @@
 
 A policy orders requests; it never touches KV blocks or token budgets, which are the scheduler's. There are
 two kinds. An *engine policy* (fcfs, priority) orders the waiting queue, as a serving engine does; a new one
-is one file here that registers a class with :func:`register_policy`. A *prefill policy* also chooses among
-half-done prompts, batch by batch; a new one registers with :func:`register_prefill_policy`.
+is one file here, and its name in ``POLICIES`` in base.py. A *prefill policy* also chooses among half-done
+prompts, batch by batch; its name is in ``PREFILL_POLICIES`` in registry.py. Files are imported when used.
 """
 
 from collections.abc import Mapping
 
-from inference_serving.policies import (  # noqa: F401  (importing a policy registers it)
-    aging,
-    bounded_overtake,
-    deadlines,
-    fair,
-    fcfs,
-    feedback,
-    long_caps,
-    priority,
-    shortest,
-)
 from inference_serving.policies.base import SchedulingPolicy, make_policy, policy_names, register_policy
 from inference_serving.policies.registry import (
     check_prefill_policy,
@@ -39,13 +28,7 @@ def check_policy(name: str, args: Mapping[str, str]) -> None:
         if args:
             raise ValueError(f"{name} takes no options; drop {', '.join(args)}")
         return
-    try:
-        check_prefill_policy(name, args)
-    except ValueError as error:
-        if str(error).endswith("is unknown"):
-            names = ", ".join([*policy_names(), *prefill_policy_names()])
-            raise ValueError(f"{error}; use one of {names}, or your own by module:Class") from None
-        raise
+    check_prefill_policy(name, args)
 
 
 __all__ = [

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from inference_serving.policies.options import PolicyOptions, check_range
 from inference_serving.policies.ordered import OrderedPolicy, PrefillKey
 from inference_serving.policies.prefill import PrefillJob
-from inference_serving.policies.registry import register_prefill_policy
 from inference_serving.policies.vector_ordered import Floats, VectorOrderedPolicy
 
 
@@ -27,7 +26,6 @@ class AgingOptions(PolicyOptions):
         check_range("aging", self.aging, 0, 1e6)
 
 
-@register_prefill_policy("srpt-aging")
 class ShortestRemainingAging(OrderedPolicy):
     """Remaining time less ``aging`` times the time since arrival; the textbook cure of SRPT's starvation.
 
@@ -43,7 +41,6 @@ class ShortestRemainingAging(OrderedPolicy):
         return (job.remaining_ns + self.options.aging * job.arrival_ns,)
 
 
-@register_prefill_policy("hrrn")
 class HighestResponseRatio(VectorOrderedPolicy):
     """Highest response ratio next: (waiting + service) / service (Brinch Hansen, 1971).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+from inference_serving.registry import Registry
 from inference_serving.request import Request
 
 SortKey = tuple[int, ...]
@@ -24,24 +25,27 @@ class SchedulingPolicy(Protocol):
 
 PolicyT = TypeVar("PolicyT", bound=Callable[[], SchedulingPolicy])
 
-_POLICIES: dict[str, Callable[[], SchedulingPolicy]] = {}
+POLICIES: Registry[Callable[[], SchedulingPolicy]] = Registry(
+    "a scheduling policy",
+    "docs/architecture.md",
+    ("waiting_key", "victim"),
+    {
+        "fcfs": "inference_serving.policies.fcfs:FirstComeFirstServed",
+        "priority": "inference_serving.policies.priority:Priority",
+    },
+)
 
 
 def register_policy(name: str) -> Callable[[PolicyT], PolicyT]:
     """Class decorator that makes a policy available under ``name``."""
-
-    def register(policy: PolicyT) -> PolicyT:
-        _POLICIES[name] = policy
-        return policy
-
-    return register
+    return POLICIES.register(name)
 
 
 def policy_names() -> list[str]:
-    """Names that ``--scheduling-policy`` takes."""
-    return sorted(_POLICIES)
+    """Names of the engine policies."""
+    return POLICIES.names()
 
 
 def make_policy(name: str) -> SchedulingPolicy:
     """A new policy object; raises KeyError for a name that is not registered."""
-    return _POLICIES[name]()
+    return POLICIES[name]()

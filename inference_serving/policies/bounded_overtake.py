@@ -17,7 +17,6 @@ from inference_serving.policies.options import PolicyOptions, check_range
 from inference_serving.policies.ordered import OrderedPolicy, PrefillKey
 from inference_serving.policies.overtake_ledger import Budget, OvertakeLedger
 from inference_serving.policies.prefill import CanStart, Chunk, CostModel, PrefillJob, PrefillPlan
-from inference_serving.policies.registry import register_prefill_policy
 
 _FEW = 8
 """Of a queue, one in so many jobs are sorted faster than they are found in the line of all."""
@@ -61,7 +60,6 @@ class BoundedOvertakeOptions(PolicyOptions):
         check_range("assumed", self.assumed, 0, 3)
 
 
-@register_prefill_policy("bounded-overtake")
 class BoundedOvertake(OrderedPolicy):
     """SPTP order and density batches under a guard."""
 

@@ -10,7 +10,6 @@ from inference_serving.policies.forecasting import NS_PER_S
 from inference_serving.policies.options import PolicyOptions, check_range
 from inference_serving.policies.ordered import OrderedPolicy, PrefillKey
 from inference_serving.policies.prefill import PrefillJob
-from inference_serving.policies.registry import register_prefill_policy
 from inference_serving.policies.vector_ordered import Floats, VectorOrderedPolicy
 
 
@@ -37,7 +36,6 @@ class DeadlineOptions(PolicyOptions):
             check_range(name, getattr(self, name), 0, 1e6)
 
 
-@register_prefill_policy("slack-edf")
 class LeastSlack(OrderedPolicy):
     """Least slack first: deadline - now - remaining time (Mok, 1983; EDF with the time to run taken off).
 
@@ -54,7 +52,6 @@ class LeastSlack(OrderedPolicy):
         return (job.arrival_ns + max(target_ns, options.floor * NS_PER_S) - job.remaining_ns,)
 
 
-@register_prefill_policy("lars")
 class RelativeSlack(VectorOrderedPolicy):
     """Length-aware relative slack first (LARS; Medha, Agrawal et al., 2024, arXiv:2409.17264).
 

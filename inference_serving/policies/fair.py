@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from inference_serving.policies.options import PolicyOptions, check_range
 from inference_serving.policies.ordered import OrderedPolicy, PrefillKey
 from inference_serving.policies.prefill import CanStart, CostModel, PrefillJob, PrefillPlan
-from inference_serving.policies.registry import register_prefill_policy
 
 
 class ProcessorSharing:
@@ -53,7 +52,6 @@ class ProcessorSharing:
         self._served_ns = 0.0
 
 
-@register_prefill_policy("fsp")
 class FairSojourn(OrderedPolicy):
     """Fair Sojourn Protocol (Friedman and Henderson, SIGMETRICS 2003).
 
@@ -110,7 +108,6 @@ class VtcOptions(PolicyOptions):
         check_range("long_tokens", self.long_tokens, 0, 1e12)
 
 
-@register_prefill_policy("vtc")
 class VirtualTokenCounter(OrderedPolicy):
     """Virtual token counter (VTC; Sheng et al., OSDI 2024): the least served client goes first.
 

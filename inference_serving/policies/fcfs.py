@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inference_serving.policies.base import SortKey, register_policy
+from inference_serving.policies.base import SortKey
 from inference_serving.request import Request
 
 
-@register_policy("fcfs")
 class FirstComeFirstServed:
     """Admit in arrival order; preempt the request that was admitted last."""
 

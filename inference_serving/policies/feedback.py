@@ -8,7 +8,6 @@ from inference_serving.policies.forecasting import NS_PER_S
 from inference_serving.policies.options import PolicyOptions, check_range
 from inference_serving.policies.ordered import OrderedPolicy, PrefillKey
 from inference_serving.policies.prefill import CanStart, CostModel, PrefillJob, PrefillPlan
-from inference_serving.policies.registry import register_prefill_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,6 @@ class _Standing:
     idle_since_ns: int
 
 
-@register_prefill_policy("mlfq")
 class SkipJoinMlfq(OrderedPolicy):
     """Skip-join multi-level feedback queue (FastServe; Wu et al., 2023, arXiv:2305.05920).
 

@@ -9,7 +9,6 @@ from itertools import chain
 from inference_serving.policies.options import PolicyOptions, check_range
 from inference_serving.policies.ordered import OrderedPolicy, PrefillKey, runnable_jobs
 from inference_serving.policies.prefill import CanStart, CostModel, PrefillJob, PrefillPlan
-from inference_serving.policies.registry import register_prefill_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,6 @@ class LongCapsOptions(PolicyOptions):
         check_range("long_prefill_token_threshold", self.long_prefill_token_threshold, 1, 1e12)
 
 
-@register_prefill_policy("long-caps")
 class LongCaps(OrderedPolicy):
     """Concurrent partial prefills as in vLLM's chunked prefill (three fields of its SchedulerConfig).
 

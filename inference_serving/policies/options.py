@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _MOST = 1e12
 
@@ -73,6 +73,19 @@ def make_options(kind: type[OptionsT], pairs: Mapping[str, str]) -> OptionsT:
             raise ValueError(f"{name} is unknown; this policy takes {', '.join(known) or 'no options'}")
         values[name] = _value(name, text, known[name])
     return kind(**values)
+
+
+def options_of(factory: object, name: str, pairs: Mapping[str, str]) -> list[Any]:
+    """Arguments of a class from text: one of its ``options_type``, or none where it takes no options.
+
+    Raises ValueError that names what is wrong and what would be right; ``name`` is what users call the class.
+    """
+    kind = getattr(factory, "options_type", None)
+    if kind is not None:
+        return [make_options(kind, pairs)]
+    if pairs:
+        raise ValueError(f"{name} takes no options; drop {', '.join(pairs)}")
+    return []
 
 
 def parse_bool(name: str, text: str) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inference_serving.policies.base import SortKey, register_policy
+from inference_serving.policies.base import SortKey
 from inference_serving.request import Request
 
 
-@register_policy("priority")
 class Priority:
     """Admit by (priority, arrival); preempt the running request that comes last in that order."""
 

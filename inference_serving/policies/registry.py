@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from inference_serving.policies.base import policy_names
 from inference_serving.policies.options import PolicyOptions, make_options
-from inference_serving.policies.prefill import CostModel, PrefillPolicy
+from inference_serving.registry import Registry
+
+if TYPE_CHECKING:
+    from inference_serving.policies.prefill import CostModel, PrefillPolicy
 
 
 class PrefillPolicyClass(Protocol):
@@ -22,49 +25,47 @@ class PrefillPolicyClass(Protocol):
         ...
 
 
-_PARTS = ("options_type", "plan", "on_arrival", "on_progress", "on_warm_change", "on_finish")
+def _built_in(place: str) -> str:
+    return f"inference_serving.policies.{place}"
+
+
 ClassT = TypeVar("ClassT", bound=PrefillPolicyClass)
-_POLICIES: dict[str, PrefillPolicyClass] = {}
+PREFILL_POLICIES: Registry[PrefillPolicyClass] = Registry(
+    "a prefill policy",
+    "docs/extending.md",
+    ("options_type", "plan", "on_arrival", "on_progress", "on_warm_change", "on_finish"),
+    {
+        "arrival-order": _built_in("shortest:ArrivalOrder"),
+        "bounded-overtake": _built_in("bounded_overtake:BoundedOvertake"),
+        "fsp": _built_in("fair:FairSojourn"),
+        "hrrn": _built_in("aging:HighestResponseRatio"),
+        "lars": _built_in("deadlines:RelativeSlack"),
+        "long-caps": _built_in("long_caps:LongCaps"),
+        "mlfq": _built_in("feedback:SkipJoinMlfq"),
+        "sjf": _built_in("shortest:ShortestJobFirst"),
+        "slack-edf": _built_in("deadlines:LeastSlack"),
+        "sptp": _built_in("shortest:ShortestProduct"),
+        "srpt": _built_in("shortest:ShortestRemaining"),
+        "srpt-aging": _built_in("aging:ShortestRemainingAging"),
+        "vtc": _built_in("fair:VirtualTokenCounter"),
+    },
+    other_names=policy_names,
+)
 
 
 def register_prefill_policy(name: str) -> Callable[[ClassT], ClassT]:
     """Class decorator that makes a prefill policy available under ``name``."""
-
-    def register(policy: ClassT) -> ClassT:
-        _POLICIES[name] = policy
-        return policy
-
-    return register
+    return PREFILL_POLICIES.register(name)
 
 
 def prefill_policy_names() -> list[str]:
-    """Names of the registered prefill policies."""
-    return sorted(_POLICIES)
-
-
-def import_class(name: str) -> Any:
-    """What ``module:Class`` names; raises ValueError that says what is wrong with it."""
-    module_name, colon, class_name = name.partition(":")
-    if not colon:
-        raise ValueError(f"{name!r} is unknown")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module does while it is imported
-        raise ValueError(f"{name!r}: cannot import {module_name}: {error}") from None
-    if not hasattr(module, class_name):
-        raise ValueError(f"{name!r}: module {module_name} has no {class_name}")
-    return getattr(module, class_name)
+    """Names of the prefill policies."""
+    return PREFILL_POLICIES.names()
 
 
 def find_prefill_policy(name: str) -> PrefillPolicyClass:
     """The class behind a name or a ``module:Class``; raises ValueError that says what would be right."""
-    if name in _POLICIES:
-        return _POLICIES[name]
-    found = import_class(name)
-    if not all(hasattr(found, part) for part in _PARTS):
-        raise ValueError(f"{name!r}: not a prefill policy; see docs/extending.md")
-    policy: PrefillPolicyClass = found
-    return policy
+    return PREFILL_POLICIES.find(name)
 
 
 def make_prefill_policy(

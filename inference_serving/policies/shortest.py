@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from inference_serving.policies.ordered import OrderedPolicy, PrefillKey
 from inference_serving.policies.prefill import PrefillJob
-from inference_serving.policies.registry import register_prefill_policy
 
 
-@register_prefill_policy("arrival-order")
 class ArrivalOrder(OrderedPolicy):
     """First come, first served, with the batch forms of prefill policies (for ablations)."""
 
@@ -16,7 +14,6 @@ class ArrivalOrder(OrderedPolicy):
         return ()
 
 
-@register_prefill_policy("sjf")
 class ShortestJobFirst(OrderedPolicy):
     """The prompt with the least isolated time; a started one gives way to a shorter."""
 
@@ -25,7 +22,6 @@ class ShortestJobFirst(OrderedPolicy):
         return (job.isolated_ns,)
 
 
-@register_prefill_policy("srpt")
 class ShortestRemaining(OrderedPolicy):
     """Shortest remaining prefill time first (Schrage 1968): optimal mean, no protection of long prompts."""
 
@@ -34,7 +30,6 @@ class ShortestRemaining(OrderedPolicy):
         return (job.remaining_ns,)
 
 
-@register_prefill_policy("sptp")
 class ShortestProduct(OrderedPolicy):
     """Smallest isolated times remaining time: minimises the mean slowdown in M/G/1 (Hyytia et al., 2012)."""
 

@@ -35,9 +35,17 @@ class IterationWork:
 
     def compute_runs(self) -> FloatArray:
         """How often all NPUs together spend each duration slot, shape ``[duration slots]``."""
+        return self._runs(in_memory=False)
+
+    def pim_runs(self) -> FloatArray:
+        """How often the leading channels that compute in memory spend each duration slot, all together."""
+        return self._runs(in_memory=True)
+
+    def _runs(self, *, in_memory: bool) -> FloatArray:
         runs = np.zeros(self.duration_slots)
         for node in self._nodes():
-            if node.kind is NodeKind.COMP and node.duration_slot is not None:
+            computes = node.kind is NodeKind.COMP and (node.pim_channel is not None) == in_memory
+            if computes and node.duration_slot is not None:
                 runs[node.duration_slot] += 1
         return runs
 

@@ -18,7 +18,7 @@ from llm_profile.model_config import ModelConfig, load_model_config
 from llm_profile.profiler.batch import DecodeKernel
 from llm_profile.profiler.bundle import bundle_files
 from llm_profile.profiler.check import check_text, compare, drift_of
-from llm_profile.profiler.flags import BITS, VARIANTS, parser, refuse, refuse_check
+from llm_profile.profiler.flags import BITS, VARIANTS, parser, refuse, refuse_beyond_tables, refuse_check
 from llm_profile.profiler.journal import Identity, Journal
 from llm_profile.profiler.meta import meta_text
 from llm_profile.profiler.plan import Grid, Kind, Layout, Part, plan
@@ -66,6 +66,7 @@ def _profile(options: argparse.Namespace) -> int:
 
     model = load_model_config(options.model)
     check_tp_size(model, options.tp)
+    refuse_beyond_tables(model)
     if options.check:
         refuse_check(options, model)
     setup = _setup(options, model)

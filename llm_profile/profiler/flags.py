@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from astra_sim.input_error import InputError
+from llm_profile.layers import layers_beyond_tables
 from llm_profile.model_config import ModelConfig
 from llm_profile.profiler.plan import Grid, Layout, Part
 from llm_profile.tables_v1 import TABLE_BITS
@@ -93,6 +94,15 @@ def refuse(options: argparse.Namespace) -> None:
             "--max-batch-kv",
             f"{options.max_batch_kv}: must hold a chunk of --max-tokens on a history of --max-context, "
             f"{options.max_tokens + options.max_context}",
+        )
+
+
+def refuse_beyond_tables(model: ModelConfig) -> None:
+    """Raise for a model with layers that the tables have no place for."""
+    beyond = layers_beyond_tables(model)
+    if beyond:
+        raise InputError(
+            model.name, "model", f"no tables can hold {', '.join(beyond)} beside its other layers"
         )
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.kv_cache import KvCache
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import IterationOutcome, Scheduler
 from inference_serving.settings import SchedulerSettings
+from inference_serving.speculation import Speculation
+from inference_serving.speculative_scheduler import SpeculativeScheduler
 
 Item = tuple[str, int, int]
 ITERATION_NS = 100
@@ -106,3 +110,14 @@ class AheadBench(Bench):
             return []
         rows = zip(self.running(), self.batch.grants.tolist(), self.batch.context.tolist(), strict=True)
         return [(name, tokens, before) for name, tokens, before in rows if tokens]
+
+
+class SpeculativeBench(Bench):
+    """A bench whose scheduler gives every request ``drafts`` draft tokens; a grant counts them, too."""
+
+    def __init__(
+        self, drafts: int, acceptance_rate: float, kv_blocks: int = 100_000, seed: int = 0, **settings: Any
+    ) -> None:
+        super().__init__(kv_blocks, speculation=Speculation(drafts, acceptance_rate), **settings)
+        rng = np.random.default_rng(seed)
+        self.scheduler: SpeculativeScheduler = SpeculativeScheduler(self.settings, self.kv_cache, rng)

@@ -132,6 +132,11 @@ def test_the_run_that_the_cases_break_is_itself_fine(tmp_path, run):
             "--enable-attn-prediction --latency-source bundle",
             "--enable-attn-prediction: needs --latency-source tables, not bundle: only tables have a predictor",
         ),
+        (
+            "--enable-sub-batch-interleaving",
+            "--enable-sub-batch-interleaving: overlaps NPU work with offloaded attention; give "
+            "--enable-attn-offloading, too",
+        ),
         ("--npu-memory-utilization 0", "--npu-memory-utilization: 0: must be in (0, 1], such as 0.9"),
         ("--npu-memory-utilization 2", "--npu-memory-utilization: 2: must be in (0, 1], such as 0.9"),
         ("--npu-memory-utilization nan", "--npu-memory-utilization: nan: must be in (0, 1], such as 0.9"),
@@ -153,23 +158,6 @@ def test_a_wrong_list_of_iterations_is_named_with_its_value(tmp_path, run, text)
         == run("--dump-traces", tmp_path / "traces", f"--dump-iterations={text}")
         == refused(f"--dump-iterations: {text!r}: give numbers and ranges, such as 0-9,100")
     )
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            "--enable-attn-offloading",
-            "--enable-attn-offloading: attention offloading to PIM is not supported yet",
-        ),
-        (
-            "--enable-sub-batch-interleaving",
-            "--enable-sub-batch-interleaving: sub-batch interleaving is not supported yet",
-        ),
-    ],
-)
-def test_a_published_flag_whose_feature_is_not_there_yet_is_refused_by_name(run, flags, message):
-    assert run(*flags.split()) == refused(message)
 
 
 @pytest.mark.parametrize(

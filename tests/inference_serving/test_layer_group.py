@@ -93,7 +93,7 @@ def in_groups(work: Batch, blocks: int, count: int) -> list[Batch]:
 def deep(spec: InstanceSpec, blocks: int) -> InstanceSpec:
     """The same instance with a model of another depth."""
     model = spec.model.model_copy(update={"num_hidden_layers": blocks})
-    return replace(spec, model=model, placement=all_on_npu(blocks))
+    return replace(spec, model=model, placement=all_on_npu(model))
 
 
 def traces(

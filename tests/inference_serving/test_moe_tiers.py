@@ -1,4 +1,4 @@
-"""Mixture of experts and memories beyond the NPUs: a second tier of prefixes works, the rest is refused by name."""
+"""Mixture of experts and a second tier of prefixes; names of layers in a placement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from astra_sim.input_error import InputError
 from inference_serving.gate_function import Balanced
 from inference_serving.memory_places import MemoryId, spare_bytes
 from inference_serving.placement import CPU, NPU
-from inference_serving.settings import SimulationConfig
 from inference_serving.trace_generator import TraceGenerator
 from inference_serving.trace_shape import KvMoveKind
 
@@ -27,29 +26,6 @@ STORE = KvMoveKind("kv_store", CPU)
 
 def moe(folder: Path, npus: int = 1, **extra: Any):
     return make_cluster(folder, [moe_instance(folder, npus, **extra)])
-
-
-@pytest.mark.parametrize(
-    "placement",
-    [
-        {"default": {"weights": "cpu"}},
-        {"default": {"kv_loc": "cpu"}},
-        {"default": {"kv_evict_loc": "cpu"}},
-        {"blocks": [{"blocks": "0", "weights": "cxl:0"}]},
-        {"layers": {"experts": {"weights": "cpu"}}},
-        {"layers": {"gate_proj": {"weights": "cpu"}}},
-    ],
-)
-def test_weights_and_kv_elsewhere_are_refused(tmp_path, placement):
-    message = r"instances\[0\].placement: .*tiny_moe: .* not supported yet for mixture-of-experts models"
-    with pytest.raises(InputError, match=message):
-        moe(tmp_path, placement=placement)
-
-
-def test_loading_weights_from_the_npus_own_memory_is_refused(tmp_path):
-    message = r"model_name: .*--enable-local-offloading is not supported yet for mixture-of-experts models"
-    with pytest.raises(InputError, match=message):
-        make_cluster(tmp_path, [moe_instance(tmp_path)], SimulationConfig(local_offloading=True))
 
 
 def test_a_placement_that_says_npu_everywhere_changes_nothing(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import KV_BYTES_PER_TOKEN, LinearLatency, instance, requests, simulate
+from clusters import KV_BYTES_PER_TOKEN, TINY_MODEL, LinearLatency, instance, requests, simulate
 
 from astra_sim import NodeKind
 from astra_sim.input_error import InputError
@@ -21,6 +21,7 @@ from inference_serving.placement import CPU, NPU, Place, PlacementSection, resol
 from inference_serving.settings import SimulationConfig
 from inference_serving.trace_shape import build_shape
 from llm_profile.layers import BLOCK_LAYERS, LAYERS, layer_shape, weight_bytes
+from llm_profile.model_config import ModelConfig
 
 BANDWIDTH = 2  # GB/s of a device: slow, so that loads decide
 EDGES = {layer: {"weights": "npu"} for layer in ("embedding", "final_layernorm", "lm_head")}
@@ -39,6 +40,10 @@ def cluster_with(folder: Path, *instances: dict[str, Any], devices: int = 2, **h
     file = folder / "cluster.json"
     file.write_text(json.dumps(config))
     return load_cluster(file, SimulationConfig())
+
+
+def tiny_model(**changes: Any) -> ModelConfig:
+    return ModelConfig(name="tiny", **TINY_MODEL | {"head_dim": 16} | changes)
 
 
 def placed(folder: Path, **placement: Any) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def test_layers_override_blocks_and_blocks_override_the_default():
             "layers": {"lm_head": {"weights": "npu"}, "q_proj": {"weights": "cxl:0"}},
         }
     )
-    placement = resolve(section, 4, tied=False, cxl_devices=2)
+    placement = resolve(section, tiny_model(num_hidden_layers=4), cxl_devices=2)
     rows = dict(zip([f"{layer}" for layer in ("embedding", *BLOCK_LAYERS)], placement.weights, strict=False))
     assert (rows["embedding"], rows["q_proj"], rows["k_proj"]) == (CPU, Place("cxl", 0), Place("cxl", 1))
     assert placement.weights[-1] == NPU
@@ -87,7 +92,7 @@ def test_layers_override_blocks_and_blocks_override_the_default():
 
 def test_tied_embeddings_are_in_one_place():
     section = PlacementSection.model_validate({"layers": {"embedding": {"weights": "cpu"}}})
-    assert resolve(section, 1, tied=True).weights[-1] == CPU
+    assert resolve(section, tiny_model(tie_word_embeddings=True)).weights[-1] == CPU
 
 
 def test_weights_in_all_places_add_up_to_the_model(tmp_path):

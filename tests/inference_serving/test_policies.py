@@ -9,7 +9,8 @@ from clusters import instance, make_cluster, requests, simulate
 from scheduler_builders import Bench
 
 from inference_serving.flags import make_parser
-from inference_serving.policies import base, make_policy, policy_names, register_policy
+from inference_serving.policies import make_policy, policy_names, register_policy
+from inference_serving.policies.base import POLICIES
 from inference_serving.request import Request
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 
@@ -45,7 +46,7 @@ class LongestGivesWay(ShortestPrompt):
 @pytest.fixture
 def registry(monkeypatch) -> None:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(base, "_POLICIES", dict(base._POLICIES))
+    monkeypatch.setattr(POLICIES, "_classes", dict(POLICIES._classes))
 
 
 # --- first come, first served

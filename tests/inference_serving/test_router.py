@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from clusters import instance, make_cluster, requests, simulate
 
-from inference_serving import router as routers
 from inference_serving.flags import make_parser
+from inference_serving.registry import UnknownNameError
 from inference_serving.request import Request
 from inference_serving.router import (
+    ROUTERS,
     RoutingTarget,
-    UnknownRouterError,
     make_router,
     register_router,
     router_names,
@@ -116,7 +116,7 @@ def test_load_settles_ties_by_the_number_of_the_instance_and_not_by_its_place():
 @pytest.fixture
 def registry(monkeypatch) -> None:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(routers, "_ROUTERS", dict(routers._ROUTERS))
+    monkeypatch.setattr(ROUTERS, "_classes", dict(ROUTERS._classes))
 
 
 def test_the_routers_that_there_are():
@@ -124,7 +124,7 @@ def test_the_routers_that_there_are():
 
 
 def test_an_unknown_router_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(UnknownRouterError, match="'lwl' is unknown; use one of CUSTOM, LOAD, LWL"):
+    with pytest.raises(UnknownNameError, match="'lwl' is unknown; use one of CUSTOM, LOAD, LWL"):
         make_router("lwl", np.random.default_rng(0))
 
 

@@ -22,7 +22,10 @@ ENDLESS = 10**9
 
 @dataclass(eq=False)
 class Plain:
-    """A request; ``known`` tokens it has, ``computed`` of them have KV, ``held`` will after the iteration."""
+    """A request: ``known`` tokens it has, ``computed`` of them have KV, ``held`` have room for it.
+
+    ``drafts`` are tokens that it may run beyond those known, see ``test_speculative_scheduler.py``.
+    """
 
     name: str
     rank: tuple[int, ...]
@@ -30,6 +33,7 @@ class Plain:
     end: int
     computed: int = 0
     held: int = 0
+    drafts: int = 0
     token_times_ns: list[int] = field(default_factory=list)
     preemptions: int = 0
 
@@ -48,7 +52,7 @@ class PlainScheduler:
 
     def need(self, request: Plain, budget: int) -> int:
         threshold = self.settings.long_prefill_token_threshold or ENDLESS
-        return min(request.known - request.computed, threshold, budget)
+        return min(request.known + request.drafts - request.computed, threshold, budget)
 
     def form(self) -> tuple[list[Item], bool]:
         """One round: the batch, and whether somebody was preempted for it."""
@@ -62,14 +66,14 @@ class PlainScheduler:
                 victim = self.running[-1] if fcfs else max(self.running, key=lambda other: other.rank)
                 self.running.remove(victim)
                 self.waiting.append(victim)
-                victim.computed = victim.held = 0
+                victim.computed = victim.held = victim.drafts = 0
                 victim.preemptions += 1
                 budget += granted.pop(victim, 0)
                 preempted = True
             if request not in self.running:
                 break
             granted[request] = need
-            request.held = request.computed + need
+            request.held = max(request.held, request.computed + need)
             budget -= need
         self.waiting.sort(key=lambda request: request.rank)  # then those that wait, unless somebody gave way
         while self.waiting and budget and not preempted and len(self.running) < self.most_sequences():

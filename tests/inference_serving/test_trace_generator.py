@@ -15,6 +15,7 @@ from inference_serving.request import Batch
 from inference_serving.settings import SimulationConfig
 from inference_serving.trace_generator import Trace, TraceGenerator, TraceRow
 from inference_serving.trace_shape import DURATION_SLOT
+from llm_profile.layers import LAYERS
 
 REFERENCE_DIR = Path(os.environ.get("REFERENCE_DIR") or Path(__file__).parents[3] / "shared" / "reference")
 
@@ -199,7 +200,7 @@ class Asked(LinearLatency):
 def test_layers_cost_by_tokens_the_head_by_sequences_and_attention_by_context(tmp_path):
     (spec,) = specs(tmp_path, (1,))
     times = trace_of(spec, batch((30, 10), (1, 99))).durations_ns
-    by_layer = {layer: int(times[slot]) for layer, slot in DURATION_SLOT.items() if layer != "gate"}
+    by_layer = {layer: int(times[slot]) for layer, slot in DURATION_SLOT.items() if layer in LAYERS}
     assert by_layer.pop("lm_head") == 1000 + 10 * 2
     assert by_layer.pop("attn") == 500 + 30 * 40 + 100
     assert set(by_layer.values()) == {1000 + 10 * 31}

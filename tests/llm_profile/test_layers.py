@@ -74,7 +74,7 @@ def test_unknown_layer_is_a_programming_error():
 
 
 def test_a_block_with_experts_has_a_router_for_its_mlp():
-    assert block_layers(LLAMA) == BLOCK_LAYERS
-    assert block_layers(MIXTRAL) == (*BLOCK_LAYERS[:8], "gate")
+    assert block_layers(LLAMA, 0) == BLOCK_LAYERS
+    assert block_layers(MIXTRAL, 0) == (*BLOCK_LAYERS[:8], "gate")
     with pytest.raises(InputError, match="num_experts: this is not a mixture-of-experts model"):
         layer_shape(LLAMA, "gate", 1)

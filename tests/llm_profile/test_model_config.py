@@ -14,6 +14,9 @@ SHIPPED = {  # parameters in 1e9, from the model cards
     "microsoft/Phi-mini-MoE-instruct": 7.65,
     "Qwen/Qwen3-32B": 32.76,
     "Qwen/Qwen3-30B-A3B-Instruct-2507": 30.53,
+    "Qwen/Qwen1.5-MoE-A2.7B": 14.316,
+    "deepseek-ai/DeepSeek-V2-Lite": 15.706,
+    "deepseek-ai/DeepSeek-V3": 671.026,  # without the module for multi-token prediction
 }
 TINY = {
     "model_type": "llama",
@@ -81,14 +84,15 @@ def test_unknown_model_names_the_known_ones(tmp_path):
     )
 
 
-@pytest.mark.parametrize("model_type", ["deepseek_v3", "gpt2"])
+@pytest.mark.parametrize("model_type", ["deepseek_vl", "gpt2"])
 def test_unsupported_architecture_names_the_supported_ones(tmp_path, model_type):
     file = write(tmp_path / "m.json", model_type=model_type)
     with pytest.raises(InputError) as caught:
         load_model_config(file)
     assert str(caught.value) == (
         f"{file}: model_type: {model_type!r} is not a supported architecture; "
-        "dense: llama, mistral, qwen2, qwen3; mixture of experts: mixtral, phimoe, qwen3_moe"
+        "dense: llama, mistral, qwen2, qwen3; "
+        "mixture of experts: mixtral, phimoe, qwen2_moe, qwen3_moe, deepseek_v2, deepseek_v3"
     )
 
 
@@ -116,9 +120,20 @@ def test_unsupported_architecture_names_the_supported_ones(tmp_path, model_type)
                 "num_experts": 4,
                 "num_experts_per_tok": 2,
                 "moe_intermediate_size": 64,
-                "mlp_only_layers": [0],
+                "mlp_only_layers": [0, 1],
             },
-            "decoder_sparse_step = 1 with mlp_only_layers = [0]: only models with experts in every block are supported",
+            "none of num_hidden_layers = 2 blocks has experts, by first_k_dense_replace = 0, moe_layer_freq = 1, "
+            "decoder_sparse_step = 1 and mlp_only_layers = [0, 1]",
+        ),
+        (
+            {
+                "model_type": "deepseek_v2",
+                "n_routed_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 64,
+                "kv_lora_rank": 512,
+            },
+            "qk_nope_head_dim is missing: a width of latent attention",
         ),
     ],
 )

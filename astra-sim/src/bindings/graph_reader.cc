@@ -59,6 +59,7 @@ NodeSpec read_node(nb::handle node) {
   spec.is_cpu_op = field<bool>(node, "is_cpu_op");
   spec.copy_engine = field<bool>(node, "copy_engine");
   spec.memory = field<std::int32_t>(node, "memory");
+  spec.pim_channel = optional_field(node, "pim_channel");
   spec.part = field<std::int64_t>(node, "part");
   return spec;
 }

@@ -124,13 +124,15 @@ void bind_specs(nb::module_& module) {
       .def(
           "__init__",
           [](MemorySpec* self, std::string type, Time latency_ns, double bandwidth_gbps,
-             std::vector<std::int32_t> nodes, const std::vector<std::pair<Time, double>>& node_speeds) {
-            new (self) MemorySpec{std::move(type), {latency_ns, bandwidth_gbps}, std::move(nodes), {}};
+             std::vector<std::int32_t> nodes, const std::vector<std::pair<Time, double>>& node_speeds,
+             std::int32_t pim_channels) {
+            new (self)
+                MemorySpec{std::move(type), {latency_ns, bandwidth_gbps}, std::move(nodes), {}, pim_channels};
             for (const auto& [latency, bandwidth] : node_speeds) {
               self->node_speeds.push_back({latency, bandwidth});
             }
           },
-          "type"_a, "latency_ns"_a, "bandwidth_gbps"_a, "nodes"_a, "node_speeds"_a);
+          "type"_a, "latency_ns"_a, "bandwidth_gbps"_a, "nodes"_a, "node_speeds"_a, "pim_channels"_a);
   nb::class_<SystemSpec>(module, "SystemSpec")
       .def(nb::init<>())
       .def_rw("endpoint_delay_ns", &SystemSpec::endpoint_delay_ns)

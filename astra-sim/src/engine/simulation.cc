@@ -42,7 +42,7 @@ Simulation::Simulation(SimulationSpec spec)
       workload_(system_, {queue_, clocks_, mailbox_, collectives_, memories_, recorder_}) {
   for (const MemorySpec& memory : spec.memories) {
     memories_.push_back(make_memory(memory, queue_, clocks_));
-    memory_exists_.push_back(memories_.back() != nullptr);
+    pim_channels_.push_back(memories_.back() != nullptr ? memory.pim_channels : kAbsent);
   }
   add_customs(std::move(spec.customs));
 }
@@ -69,7 +69,7 @@ void Simulation::add_customs(std::vector<CustomSpec> customs) {
 
 std::shared_ptr<const GraphTemplate> Simulation::compile(
     const std::vector<std::vector<NodeSpec>>& graphs) const {
-  return TemplateBuilder({topology_, system_, collectives_.planner(), memory_exists_}).build(graphs);
+  return TemplateBuilder({topology_, system_, collectives_.planner(), pim_channels_}).build(graphs);
 }
 
 TicketNumber Simulation::submit(std::shared_ptr<const GraphTemplate> structure, std::span<const NpuId> npus,

@@ -83,7 +83,7 @@ class Simulation {
   std::unique_ptr<Network> network_;
   Mailbox mailbox_;
   std::vector<std::unique_ptr<Memory>> memories_;
-  std::vector<bool> memory_exists_;
+  std::vector<std::int32_t> pim_channels_;  // by memory; kAbsent: there is none of this number
   CollectiveEngine collectives_;
   Workload workload_;
 };

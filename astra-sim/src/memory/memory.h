@@ -23,6 +23,7 @@ struct MemorySpec {
   MemorySpeed speed;
   std::vector<std::int32_t> nodes;       ///< PER_NODE: node of each NPU
   std::vector<MemorySpeed> node_speeds;  ///< PER_NODE: by node; empty: all have `speed`
+  std::int32_t pim_channels = 0;         ///< channels of each server that compute
 };
 
 /// A memory outside the NPUs: serves loads and stores, which cost the same.
@@ -35,6 +36,10 @@ class Memory {
 
   /// Move `bytes` to or from `npu`; wake `done` on that NPU's clock when finished.
   virtual void access(NpuId npu, Bytes bytes, Callback done) = 0;
+
+  /// Compute for `npu` in one of the memory's channels for `duration_ns`, when that channel is free; then
+  /// wake `done` on that NPU's clock. Only memories with PIM channels are asked.
+  virtual void compute(NpuId npu, std::int32_t channel, Time duration_ns, Callback done);
 };
 
 /// The clocks of all NPUs, by NPU number.

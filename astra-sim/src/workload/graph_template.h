@@ -46,6 +46,7 @@ struct NodeSpec {
   bool is_cpu_op = false;
   bool copy_engine = false;
   std::int32_t memory = 0;
+  std::int32_t pim_channel = kAbsent;  ///< a compute node that runs in this channel of its memory
   std::int64_t part = 0;
 };
 
@@ -65,6 +66,7 @@ struct TemplateNode {
   std::int32_t custom = kAbsent;   ///< index of a custom collective; kAbsent: the configured algorithms
   std::uint32_t dimensions = ~0U;  ///< bit d: dimension d is involved
   std::uint32_t memory = 0;
+  std::int32_t pim_channel = kAbsent;
   std::uint32_t part = 0;  ///< index of the template's parts
   std::uint32_t first_child = 0;
   std::uint32_t last_child = 0;  ///< one past

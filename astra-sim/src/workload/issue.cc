@@ -23,7 +23,13 @@ void Workload::issue(const ReadyNode& ready, Npu& npu) {
   bool skipped = false;
   switch (node.kind) {
     case NodeKind::kCompute:
-      skipped = !issue_roofline(node, ticket, run, done);
+      if (node.pim_channel != kAbsent) {
+        hardware_.memories[node.memory]->compute(
+            run.npu, node.pim_channel, ticket.durations_ns[static_cast<std::size_t>(node.duration_slot)],
+            done);
+      } else {
+        skipped = !issue_roofline(node, ticket, run, done);
+      }
       break;
     case NodeKind::kMemLoad:
     case NodeKind::kMemStore:

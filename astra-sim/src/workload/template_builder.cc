@@ -15,6 +15,7 @@ bool accesses_memory(const NodeSpec& spec) {
 }
 
 Unit unit_of(const NodeSpec& spec) {
+  if (spec.pim_channel != kAbsent) return Unit::kNone;  // its channel alone queues it
   if (spec.is_cpu_op) return Unit::kCpu;
   if (spec.kind == NodeKind::kCompute) return Unit::kGpu;
   if (spec.kind == NodeKind::kReceive) return Unit::kNone;
@@ -111,8 +112,13 @@ TemplateNode TemplateBuilder::pack(const NodeSpec& spec) {
   if (spec.is_cpu_op && spec.kind != NodeKind::kCompute && !surroundings_.system.replay_only) {
     fail(spec, "is_cpu_op is allowed on compute nodes only");
   }
+  if (spec.pim_channel != kAbsent && (spec.kind != NodeKind::kCompute || spec.is_cpu_op)) {
+    fail(spec, "only a compute node of the NPU can run in a PIM channel");
+  }
   if (surroundings_.system.replay_only) {
     node.replayed = true;
+  } else if (spec.pim_channel != kAbsent) {
+    pack_in_memory(spec, node);
   } else if (spec.kind == NodeKind::kCompute) {
     pack_compute(spec, node);
   } else if (spec.kind == NodeKind::kMemLoad || spec.kind == NodeKind::kMemStore) {
@@ -138,14 +144,24 @@ void TemplateBuilder::pack_compute(const NodeSpec& spec, TemplateNode& node) {
 }
 
 void TemplateBuilder::pack_memory(const NodeSpec& spec, TemplateNode& node) const {
-  const std::vector<bool>& memories = surroundings_.memories;
+  const std::vector<std::int32_t>& memories = surroundings_.pim_channels;
   if (memories.empty()) fail(spec, "memory node, but no memory is configured (NO_MEMORY_EXPANSION)");
   if (spec.memory < 0 || static_cast<std::size_t>(spec.memory) >= memories.size()) {
     fail(spec, "addresses memory " + std::to_string(spec.memory) + "; " + std::to_string(memories.size()) +
                    " are configured");
   }
   node.memory = static_cast<std::uint32_t>(spec.memory);
-  if (!memories[node.memory]) fail(spec, "memory node, but the memory type is NO_MEMORY_EXPANSION");
+  if (memories[node.memory] == kAbsent) fail(spec, "memory node, but the memory type is NO_MEMORY_EXPANSION");
+}
+
+void TemplateBuilder::pack_in_memory(const NodeSpec& spec, TemplateNode& node) const {
+  pack_memory(spec, node);
+  const std::int32_t channels = surroundings_.pim_channels[node.memory];
+  if (spec.pim_channel < 0 || spec.pim_channel >= channels) {
+    fail(spec, "runs in PIM channel " + std::to_string(spec.pim_channel) + "; memory " +
+                   std::to_string(spec.memory) + " has " + std::to_string(channels));
+  }
+  node.pim_channel = spec.pim_channel;
 }
 
 void TemplateBuilder::pack_message(const NodeSpec& spec, TemplateNode& node) const {
@@ -233,8 +249,9 @@ void TemplateBuilder::pack_group(const NodeSpec& spec, TemplateNode& node) {
 
 void TemplateBuilder::check_slots(const NodeSpec& spec, const TemplateNode& node) {
   const bool skipped = node.kind == NodeKind::kInvalid && !node.replayed;
-  if (node.replayed && spec.duration_slot == kAbsent) fail(spec, "duration_slot is missing");
-  if (!node.replayed && !skipped && spec.size_slot == kAbsent) fail(spec, "size_slot is missing");
+  const bool timed = node.replayed || node.pim_channel != kAbsent;
+  if (timed && spec.duration_slot == kAbsent) fail(spec, "duration_slot is missing");
+  if (!timed && !skipped && spec.size_slot == kAbsent) fail(spec, "size_slot is missing");
   for (const std::int32_t slot : {spec.duration_slot, spec.size_slot, spec.ops_slot}) {
     if (slot < kAbsent) fail(spec, "a slot must not be negative");
   }

@@ -16,7 +16,7 @@ struct Surroundings {
   const Topology& topology;
   const SystemSpec& system;
   const CollectivePlanner& planner;
-  std::vector<bool> memories;  ///< per memory: whether it exists (NO_MEMORY_EXPANSION does not)
+  std::vector<std::int32_t> pim_channels;  ///< per memory; kAbsent: it does not exist (NO_MEMORY_EXPANSION)
 };
 
 /// Checks graphs and packs them into a template; throws std::invalid_argument naming the node at fault.
@@ -33,6 +33,7 @@ class TemplateBuilder {
   [[nodiscard]] TemplateNode pack(const NodeSpec& spec);
   void pack_compute(const NodeSpec& spec, TemplateNode& node);
   void pack_memory(const NodeSpec& spec, TemplateNode& node) const;
+  void pack_in_memory(const NodeSpec& spec, TemplateNode& node) const;
   void pack_message(const NodeSpec& spec, TemplateNode& node) const;
   void pack_collective(const NodeSpec& spec, TemplateNode& node);
   void pack_group(const NodeSpec& spec, TemplateNode& node);

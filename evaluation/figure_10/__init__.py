@@ -1,0 +1,1 @@
+"""Figure 10: attention in memory, and interleaved sub-batches."""
