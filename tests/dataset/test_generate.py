@@ -68,11 +68,8 @@ def test_the_readme_commands_make_the_committed_files(tmp_path, command):
 
 
 def test_every_committed_workload_has_its_command_and_is_small():
-    others = {
-        "agentic_sessions",
-        "conversations",
-        "sharegpt_pulse_req50_n6_delay15_pc",
-    }  # of other generators
+    """Other generators have tests of their own."""
+    others = {"agentic_sessions", "conversations", "sharegpt_pulse_req50_n6_delay15_pc"}
     files = {f"dataset/{file.name}" for file in DATASET.glob("*.jsonl") if file.stem not in others}
     assert {command[1] for command in README_COMMANDS} == files
     assert all((DATASET.parent / file).stat().st_size < 100_000 for file in files)

@@ -111,3 +111,14 @@ def test_snapshots_hold_nothing_that_depends_on_the_machine():
     for figure in FIGURES:
         metrics = {row.metric for row in read_rows(ARTIFACTS / f"{figure.name}.tsv")}
         assert not [one for one in metrics if "wall" in one or "simulation_time" in one]
+
+
+def test_snapshots_agree_on_scenarios_that_several_figures_have():
+    """A change of results that updates one figure's snapshot must update the others'."""
+    kept = {}
+    shared = 0
+    for figure in FIGURES:
+        for row in read_rows(ARTIFACTS / f"{figure.name}.tsv"):
+            shared += row.key in kept
+            assert kept.setdefault(row.key, row.value) == row.value, (figure.name, row.key)
+    assert shared > 0
