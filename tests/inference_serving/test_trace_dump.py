@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from clusters import LinearLatency, cluster_file, instance, make_cluster, requests, simulate
+from pim_clusters import pim_cluster
 
 from astra_sim import read_et
 from astra_sim.cli import main as astra_sim
@@ -94,6 +96,17 @@ def test_every_iteration_plays_in_the_time_that_it_took(tmp_path, capsys, log, n
     simulation = dump(tmp_path / "dump", cluster, dialect=dialect)
     iterations = simulation.instances[0].iterations
     assert iterations >= 6
+    for number in range(iterations):
+        cycles = play(tmp_path / f"dump/instance_0/iteration_{number}", capsys, dialect)
+        assert max(cycles.values()) == log.took_ns(0, number)
+
+
+@pytest.mark.parametrize("interleaved", [False, True], ids=["offloaded", "interleaved"])
+@dialects
+def test_iterations_with_attention_in_memory_play_in_their_time(tmp_path, capsys, log, dialect, interleaved):
+    config = replace(CHUNKED, attn_offloading=True, sub_batch_interleaving=interleaved)
+    cluster = pim_cluster(tmp_path, [instance(tmp_path, 2)], channels=3, config=config)
+    iterations = dump(tmp_path / "dump", cluster, dialect=dialect, config=config).instances[0].iterations
     for number in range(iterations):
         cycles = play(tmp_path / f"dump/instance_0/iteration_{number}", capsys, dialect)
         assert max(cycles.values()) == log.took_ns(0, number)
