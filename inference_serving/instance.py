@@ -39,6 +39,8 @@ class Formed(NamedTuple):
     outgoing: dict[int, list[tuple[Request, int]]]
     moves: Mapping[KvMoveKind, int]
     ready_ns: int
+    requests: Sequence[Request]
+    """Whose the rows of the batch are."""
 
 
 class InFlight(NamedTuple):
@@ -47,6 +49,8 @@ class InFlight(NamedTuple):
     batch: Batch
     ticket: int
     start_ns: int
+    requests: Sequence[Request]
+    """Whose the rows of the batch are; some may have ended since, if the batch was formed ahead."""
 
 
 class Admission(Protocol):

@@ -23,10 +23,10 @@ class IterationLog:
         self._open: dict[int, tuple[int, str]] = {}
 
     def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
-        """An iteration starts: the rows of its batch are still those that are running."""
+        """An iteration starts."""
         assert instance.in_flight is not None
         batch = instance.in_flight.batch
-        rows = zip(instance.scheduler.running, batch.grants.tolist(), batch.context.tolist(), strict=True)
+        rows = zip(instance.in_flight.requests, batch.grants.tolist(), batch.context.tolist(), strict=True)
         members = [
             (request.request_id, tokens)
             for request, tokens, context in rows

@@ -48,7 +48,7 @@ class PowerModel:
             return
         assert instance.in_flight is not None
         ledger.start(trace, instance.in_flight.start_ns)
-        self._requests.start(instance.instance_id, instance.scheduler.running)
+        self._requests.start(instance.instance_id, instance.in_flight.requests)
 
     def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
         """An iteration has ended: its energy belongs to its requests."""

@@ -204,8 +204,9 @@ class Simulation:
         batches = [None if one is None else one.batch for one in formed]
         ticket, traces = group.submit(self.controller, batches, max(now_ns, *ready_ns))
         self._running[ticket] = group.members
-        for member, batch, trace in zip(group.members, batches, traces, strict=True):
-            member.in_flight = InFlight(batch or NOBODYS, ticket, now_ns)
+        for member, one, trace in zip(group.members, formed, traces, strict=True):
+            batch, requests = (NOBODYS, ()) if one is None else (one.batch, one.requests)
+            member.in_flight = InFlight(batch, ticket, now_ns, requests)
             for observer in self._observers:
                 observer.on_submit(member, trace, ticket)
 
@@ -221,7 +222,10 @@ class Simulation:
             outgoing = self._mover.tokens_to_send(instance, batch)
         overhead_ns = instance.overhead.before(batch.layer_group)
         instance.host_free_ns = max(now_ns, instance.host_free_ns) + overhead_ns
-        return Formed(batch, outgoing, instance.take_moves(batch), instance.host_free_ns)
+        running = instance.scheduler.running
+        # one formed ahead outlives the rows of those that end with the iteration before
+        requests = list(running) if instance.spec.scheduler.async_scheduling else running
+        return Formed(batch, outgoing, instance.take_moves(batch), instance.host_free_ns, requests)
 
     def _submit(self, instance: Instance, formed: Formed, now_ns: int) -> None:
         """Start an iteration, as soon as the host has prepared it."""
@@ -231,7 +235,7 @@ class Simulation:
         ticket = self.controller.submit(trace, max(now_ns, formed.ready_ns))
         if formed.outgoing:
             self._mover.sent(ticket, formed.outgoing, all_layers=batch.layer_group.is_last)
-        instance.in_flight = InFlight(batch, ticket, now_ns)
+        instance.in_flight = InFlight(batch, ticket, now_ns, formed.requests)
         self._running[ticket] = (instance,)
         for observer in self._observers:
             observer.on_submit(instance, trace, ticket)
