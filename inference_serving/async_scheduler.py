@@ -88,6 +88,13 @@ class AsyncScheduler(Scheduler):
         request.end_ns = end_ns
         return True
 
+    def _prefills_after(self, grants: Int64Array | None) -> tuple[Int64Array, Int64Array, NDArray[np.bool_]]:
+        """The table is ahead of the running iteration by the batch that has been formed after it."""
+        del grants
+        table = self._table
+        done, known = table.computed - table.grant, table.target - table.queued
+        return done, known, ((done < table.prompt) | (known - done > 1)) & (done < known)
+
     def _plan_batch(self) -> int:
         """A pass that only preempted is not repeated while an iteration runs: the next may use the room."""
         return self._plan() if self._incomplete else super()._plan_batch()

@@ -183,13 +183,18 @@ class Scheduler:
             if request.computed < request.prompt_tokens:
                 warm = self.warm_tokens(request)
                 yield request.num_tokens, warm, warm
+        done, known, unfinished = self._prefills_after(grants)
+        for row in unfinished.nonzero()[0].tolist():
+            request = self._table.requests[row]
+            warm = request.prefix_hit_tokens + request.storage_hit_tokens
+            yield int(known[row]), warm, int(done[row])
+
+    def _prefills_after(self, grants: Int64Array | None) -> tuple[Int64Array, Int64Array, NDArray[np.bool_]]:
+        """Tokens with KV after the running iteration, tokens known, and whether prefill goes on, of each row."""
         table = self._table
         done = table.computed if grants is None else table.computed + grants
         in_prefill = (table.computed < table.prompt) | (table.target - table.computed > 1)
-        for row in (in_prefill & (done < table.target)).nonzero()[0].tolist():
-            request = table.requests[row]
-            warm = request.prefix_hit_tokens + request.storage_hit_tokens
-            yield int(table.target[row]), warm, int(done[row])
+        return done, table.target, in_prefill & (done < table.target)
 
     def evict_all(self) -> list[Request]:
         """Take every running request out, for a run that is being interrupted; progress is written back."""

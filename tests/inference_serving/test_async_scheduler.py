@@ -10,7 +10,7 @@ from scheduler_builders import AheadBench, Bench
 
 from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.kv_cache import KvCache
-from inference_serving.request import RequestState
+from inference_serving.request import Request, RequestState
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 
 AHEAD = SimulationConfig(scheduler=SchedulerSettings(async_scheduling=True))
@@ -113,3 +113,33 @@ def test_the_step_overhead_hides_behind_the_iteration_before(tmp_path):
 def test_a_step_overhead_longer_than_an_iteration_sets_the_pace(tmp_path):
     times = token_times(tmp_path, requests((50, 5)), AHEAD, step_overhead_ns=10**6)[0]
     assert [after - before for before, after in pairwise(times)] == pytest.approx([10**6] * 4, rel=0.1)
+
+
+def test_prefills_that_go_on_are_told_as_of_the_end_of_the_running_iteration():
+    """A router asks in between: 40 tokens run, 40 more are formed, and 20 are left after those."""
+    scheduler = AsyncScheduler(SchedulerSettings(max_num_batched_tokens=40), KvCache(100, 16))
+    scheduler.enqueue(Request(0, arrival_ns=0, prompt_tokens=100, output_tokens=3))
+    running = scheduler.schedule(0)
+    assert running is not None
+    told = [list(scheduler.unfinished_prompts(running.grants))]
+    scheduler.enqueue(Request(1, arrival_ns=1, prompt_tokens=5, output_tokens=2))
+    formed = scheduler.schedule(0)
+    assert formed is not None
+    told.append(list(scheduler.unfinished_prompts(running.grants)))
+    scheduler.complete(10)
+    told.append(list(scheduler.unfinished_prompts(formed.grants)))
+    last = scheduler.schedule(10)
+    assert last is not None
+    told.append(list(scheduler.unfinished_prompts(formed.grants)))
+    scheduler.complete(20)
+    told.append(list(scheduler.unfinished_prompts(last.grants)))
+    waits, first = (5, 0, 0), [(100, 0, done) for done in (0, 40, 80)]
+    assert told == [[first[0]], [waits, first[1]], [waits, first[1]], [first[2], waits], [first[2], waits]]
+
+
+@pytest.mark.parametrize("router", ["LWL", "SITA", "MSC"])
+def test_routers_that_ask_for_work_left_see_instances_that_schedule_ahead(tmp_path, router):
+    config = SimulationConfig(AHEAD.scheduler, request_routing_policy=router)
+    cluster = make_cluster(tmp_path, [instance(tmp_path)] * 2, config)
+    simulation = simulate(cluster, requests(*[(90, 1), (10, 30), (200, 2)] * 4, gap_ns=20_000), config)
+    assert len(simulation.finished) == 12

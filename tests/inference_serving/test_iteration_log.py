@@ -34,8 +34,9 @@ def logged(tmp_path):
     return run
 
 
-def test_each_prompt_token_is_in_one_line(logged):
-    lines, _ = logged()
+@pytest.mark.parametrize("flags", [[], ["--async-scheduling"]], ids=["as it goes", "formed ahead"])
+def test_each_prompt_token_is_in_one_line(logged, flags):
+    lines, _ = logged(*flags)
     tokens = {0: 0, 1: 0}
     for line in lines:
         for part in line["prefills"].split():

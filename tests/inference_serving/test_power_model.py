@@ -82,6 +82,16 @@ def test_an_iteration_is_split_by_tokens(tmp_path):
     assert report.of_request_j(2) == 0
 
 
+def test_requests_have_the_same_share_if_batches_are_formed_ahead(tmp_path):
+    """The rows of a batch formed ahead are still there when its first request has ended before it runs."""
+    workload = [at_s(0, 30, 2), at_s(0, 10, 6, request_id=1), at_s(0, 20, 4, request_id=2)]
+    shares = []
+    for ahead in (False, True):
+        cluster = powered_cluster(tmp_path, [instance(tmp_path, async_scheduling=ahead)])
+        shares.append(energy_of(cluster, workload).by_request_j[:3].tolist())
+    assert shares[0] == pytest.approx(shares[1])
+
+
 def test_standby_ends_after_its_duration(tmp_path):
     """Two iterations of microseconds, 10 s apart, with 2 s of standby after each."""
     cluster = powered_cluster(tmp_path, [instance(tmp_path)])

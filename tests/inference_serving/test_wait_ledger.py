@@ -44,16 +44,20 @@ def arrivals(gaps: list[int], lengths: list[tuple[int, int]]) -> list[RequestSpe
     st.sampled_from(POLICIES),
     st.sampled_from([COLOCATED, SPLIT]),
     st.sampled_from([1400, 4096]),
+    st.booleans(),
     st.lists(
         st.tuples(st.integers(0, 60_000), st.tuples(st.integers(1, 1000), st.integers(1, 30))),
         min_size=1,
         max_size=12,
     ),
 )
-def test_the_parts_add_up_to_the_ttft_of_every_request(tmp_path_factory, policy, kinds, kv_tokens, workload):
+def test_the_parts_add_up_to_the_ttft_of_every_request(
+    tmp_path_factory, policy, kinds, kv_tokens, ahead, workload
+):
     folder = tmp_path_factory.mktemp("ledger")
     specs = arrivals([gap for gap, _ in workload], [lengths for _, lengths in workload])
-    limits = {"max_num_batched_tokens": 128, "scheduling_policy": policy}
+    ahead = ahead and kinds is COLOCATED and policy in ("fcfs", "priority")
+    limits = {"max_num_batched_tokens": 128, "scheduling_policy": policy, "async_scheduling": ahead}
     result = run(folder, specs, kinds, kv_tokens=kv_tokens, **limits)
     assert len(result.metrics) == len(specs)
     for one in result.metrics:
