@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from inference_serving.instance import Instance
+from inference_serving.instance import InFlight, Instance
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import IterationOutcome, Refusal
 from inference_serving.trace_generator import Trace
@@ -68,14 +68,14 @@ class InstanceLedger:
         self._refusals: dict[int, list[tuple[int, Cause]]] = {}
         self._members: list[_Member] = []
 
-    def begin(self, instance: Instance, batch: Batch) -> None:
+    def begin(self, instance: Instance, in_flight: InFlight) -> None:
         """An iteration starts."""
-        start_ns = instance.scheduler.planned_ns
+        start_ns = in_flight.start_ns
         refused = self._note_refusals(instance)
         if refused is not None and (not self._ends or self._ends[-1] < start_ns):
             self._append(self._ends[-1] if self._ends else 0, *refused)
             self._ends.append(start_ns)
-        self._members = _members(instance, batch)
+        self._members = _members(instance, in_flight)
         members = sorted(self._members, key=lambda member: member.tokens, reverse=True)
         line = len(self._starts)
         for member in members:
@@ -141,7 +141,7 @@ class WaitLedger:
     def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
         """An iteration has been handed to the engine."""
         assert instance.in_flight is not None
-        self._instances[instance.instance_id].begin(instance, instance.in_flight.batch)
+        self._instances[instance.instance_id].begin(instance, instance.in_flight)
 
     def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
         """An iteration has ended."""
@@ -149,11 +149,10 @@ class WaitLedger:
             self.accounts[request.request_id] = account
 
 
-def _members(instance: Instance, batch: Batch) -> list[_Member]:
+def _members(instance: Instance, in_flight: InFlight) -> list[_Member]:
     """The rows of a batch that compute a prompt whose first token is not out yet."""
-    members = []
-    assert instance.in_flight is not None
-    rows = zip(instance.in_flight.requests, batch.grants.tolist(), batch.context.tolist(), strict=True)
+    members, batch = [], in_flight.batch
+    rows = zip(in_flight.requests, batch.grants.tolist(), batch.context.tolist(), strict=True)
     for request, tokens, context in rows:
         if tokens and context < request.prompt_tokens and not request.token_time_parts:
             whole = batch.layer_group.is_first and batch.layer_group.is_last

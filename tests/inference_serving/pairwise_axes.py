@@ -214,9 +214,6 @@ IMPOSSIBLE: Sequence[Impossible] = (
     Impossible(("pool", ["CXL"]), ("traces", ["astra-sim"]), ("--et-dialect", "CXL")),
     Impossible(("cluster", ["KV swapped"]), ("traces", ["astra-sim"]), ("--et-dialect", "KV elsewhere")),
     Impossible(("offloading", ["on"]), ("traces", ["astra-sim"]), ("--et-dialect", "offloading")),
-    Impossible(
-        among("cluster", "experts", "data"), ("offloading", ["on"]), ("mixture", "--enable-local-offloading")
-    ),
     Impossible(among("cluster", "prefill"), ("async", ["on"]), ("async_scheduling", "prefill instances")),
     Impossible(among("cluster", "prefill"), ("gen", ["on"]), ("pd_type", "--gen")),
     Impossible(("cluster", ["data parallel"]), ("async", ["on"]), ("dp_group", "asynchronous scheduling")),
