@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference_serving.iteration_times import iteration_times, line_of, main
 from inference_serving.request_spec import RequestSpec
-from inference_serving.validation.iteration_times import iteration_times, line_of, main
 from inference_serving.validation.run import Series
 
 CONSTANT_MS, KV_TOKEN_US = 20.0, 0.6

@@ -1,4 +1,4 @@
-"""``python -m inference_serving.validation.iteration_times SERIES --dataset D``: how long a run's iterations took.
+"""``python -m inference_serving.iteration_times SERIES --dataset D``: how long a run's iterations took.
 
 SERIES has generated tokens a second of an engine with continuous batching, which gave every running request one token
 an iteration; D is its workload. So the tokens of an interval say how many iterations it had. Printed are the mean
@@ -124,7 +124,7 @@ def _check_tokens(file: Path, series: Series, workload: Sequence[RequestSpec]) -
 def main(argv: list[str] | None = None) -> int:
     """Print the table and the line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m inference_serving.validation.iteration_times",
+        prog="python -m inference_serving.iteration_times",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
