@@ -54,6 +54,12 @@ def with_nodes(builder: Builder, change: Callable[[list[dict[str, Any]]], list[d
     return build
 
 
+def with_pim(builder: Builder) -> Builder:
+    """Another cluster whose host memories compute, which changes nothing unless attention is offloaded to them."""
+    device = {"pim_config": "DDR4_8GB_3200_pim"}
+    return with_nodes(builder, lambda nodes: [node | {"cpu_mem": node["cpu_mem"] | device} for node in nodes])
+
+
 def changed(file: Path, **top: Any) -> Path:
     """The cluster file with some of its fields changed."""
     file.write_text(json.dumps(json.loads(file.read_text()) | top))
@@ -74,6 +80,9 @@ CLUSTERS: Mapping[str, Builder] = {
     "KV swapped": one_node(dense(placement=SWAPPED), dense(placement=SWAPPED)),
     "KV on CXL": one_node(dense(placement=KV_ON_CXL)),
     "power": with_nodes(one_node(dense(2)), lambda nodes: [nodes[0] | {"power": POWER}]),
+    "computing memory": with_pim(one_node(dense(2), dense())),
+    "computing memory, prefill/decode": with_pim(one_node(dense(2, "prefill"), dense(1, "decode"))),
+    "computing memory, experts": with_pim(one_node(moe(2, ep_size=2))),
     "experts": one_node(moe()),
     "experts, prefill/decode": one_node(moe(2, "prefill", ep_size=2), moe(1, "decode")),
     "experts, spread": one_node(moe(2, ep_size=2), moe(2)),
@@ -144,6 +153,11 @@ FLAGS: Mapping[str, Mapping[str, list[str]]] = {
     "sharing": switch("enable-prefix-sharing"),
     "chunk tokens": flag("prefix-chunk-tokens", 32),
     "offloading": switch("enable-local-offloading"),
+    "attention in memory": {
+        "-": [],
+        "on": ["--enable-attn-offloading"],
+        "interleaved": ["--enable-attn-offloading", "--enable-sub-batch-interleaving"],
+    },
     "whole prompts": switch("no-enable-chunked-prefill"),
     "tokens": flag("max-num-batched-tokens", 48, 0),
     "sequences": flag("max-num-seqs", 3),
@@ -214,6 +228,17 @@ IMPOSSIBLE: Sequence[Impossible] = (
     Impossible(("pool", ["CXL"]), ("traces", ["astra-sim"]), ("--et-dialect", "CXL")),
     Impossible(("cluster", ["KV swapped"]), ("traces", ["astra-sim"]), ("--et-dialect", "KV elsewhere")),
     Impossible(("offloading", ["on"]), ("traces", ["astra-sim"]), ("--et-dialect", "offloading")),
+    Impossible(
+        but("cluster", *(name for name in CLUSTERS if name.startswith("computing"))),
+        but("attention in memory", "-"),
+        ("pim_config", "--enable-attn-offloading"),
+    ),
+    Impossible(
+        but("attention in memory", "-"), ("caching", ["on"]), ("--enable-attn-offloading", "prefix_caching")
+    ),
+    Impossible(
+        but("attention in memory", "-"), ("traces", ["astra-sim"]), ("--et-dialect", "memory that computes")
+    ),
     Impossible(among("cluster", "prefill"), ("async", ["on"]), ("async_scheduling", "prefill instances")),
     Impossible(among("cluster", "prefill"), ("gen", ["on"]), ("pd_type", "--gen")),
     Impossible(("cluster", ["data parallel"]), ("async", ["on"]), ("dp_group", "asynchronous scheduling")),
