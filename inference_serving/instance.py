@@ -206,8 +206,7 @@ class Instance:
 
     def rows(self) -> Sequence[Request]:
         """Rows of the batch that has just been formed, for as long as it takes until it is submitted."""
-        at_once = self.spec.pp_size == 1 and not self.spec.scheduler.async_scheduling
-        return self.scheduler.running if at_once else list(self.scheduler.running)
+        return list(self.scheduler.running) if self._forms_ahead else self.scheduler.running
 
     def begin(self, formed: Formed | None, ticket: int, now_ns: int, number: int | None = None) -> None:
         """An iteration is with the engine; None: a dummy, of which no request has anything.

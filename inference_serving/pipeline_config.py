@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from astra_sim.input_error import InputError
-from inference_serving.cluster import Cluster, InstanceSpec
+from inference_serving.cluster import Cluster, InstanceSpec, Role
 from inference_serving.cluster_schema import InstanceSection
 from inference_serving.pipeline_stage import even_partition
 from inference_serving.policies import policy_names
@@ -61,16 +61,16 @@ def _alone(spec: InstanceSpec, config: SimulationConfig) -> tuple[str, str] | No
             "async_scheduling",
             f"true: batches are formed ahead by {stages} already; set it (here, or by --no-async-scheduling) to false",
         )
-    if settings.scheduling_policy not in policy_names():
+    if spec.role is not Role.DECODE and settings.scheduling_policy not in policy_names():
         return (
             "scheduling_policy",
             f"{settings.scheduling_policy}: prefill policies need each iteration's end before the next, which {stages} "
             f"does not wait for; use one of {', '.join(policy_names())}",
         )
-    if spec.pim is not None:
+    if spec.interleaves:
         return (
             "pp_size",
-            f"{spec.pp_size}: --enable-attn-offloading is not supported yet with {stages}; drop one of the two",
+            f"{spec.pp_size}: --enable-sub-batch-interleaving is not supported yet with {stages}; drop one of the two",
         )
     if settings.speculation is not None:
         return (

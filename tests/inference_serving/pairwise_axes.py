@@ -87,6 +87,9 @@ CLUSTERS: Mapping[str, Builder] = {
     "experts, prefill/decode": one_node(moe(2, "prefill", ep_size=2), moe(1, "decode")),
     "experts, spread": one_node(moe(2, ep_size=2), moe(2)),
     "data parallel": one_node(moe(**DP), moe(**DP)),
+    "stages": one_node(dense(4, npu_group=2)),
+    "stages, prefill/decode": one_node(dense(2, "prefill", npu_group=2), dense(4, "decode", npu_group=2)),
+    "stages, data parallel": one_node(moe(2, npu_group=2, **DP), moe(2, npu_group=2, **DP)),
 }
 
 PROMPTS = (90, 7, 150, 33, 64, 1, 200, 48, 17, 120)
@@ -222,7 +225,7 @@ IMPOSSIBLE: Sequence[Impossible] = (
     Impossible(("sharing", ["on"]), ("storage", ["-"]), ("--enable-prefix-sharing", "--prefix-storage")),
     Impossible(but("chunk tokens", "-"), ("storage", ["-"]), ("--prefix-chunk-tokens", "--prefix-storage")),
     Impossible(("cluster", ["KV on CXL"]), but("storage", "-"), ("kv_loc", "--prefix-storage")),
-    Impossible(("cluster", ["data parallel"]), but("storage", "-"), ("dp_group", "--prefix-storage")),
+    Impossible(among("cluster", "data parallel"), but("storage", "-"), ("dp_group", "--prefix-storage")),
     Impossible(("pool", ["-"]), ("storage", ["CXL"]), ("cxl_mem", "--prefix-storage CXL")),
     Impossible(("pool", ["-"]), among("cluster", "elsewhere", "KV on CXL"), ("cxl", "cxl_mem")),
     Impossible(("pool", ["CXL"]), ("traces", ["astra-sim"]), ("--et-dialect", "CXL")),
@@ -241,8 +244,11 @@ IMPOSSIBLE: Sequence[Impossible] = (
     ),
     Impossible(among("cluster", "prefill"), ("async", ["on"]), ("async_scheduling", "prefill instances")),
     Impossible(among("cluster", "prefill"), ("gen", ["on"]), ("pd_type", "--gen")),
-    Impossible(("cluster", ["data parallel"]), ("async", ["on"]), ("dp_group", "asynchronous scheduling")),
-    Impossible(("cluster", ["data parallel"]), but("traces", "-"), ("data parallelism", "--dump-traces")),
+    Impossible(among("cluster", "data parallel"), ("async", ["on"]), ("dp_group", "asynchronous scheduling")),
+    Impossible(among("cluster", "data parallel"), but("traces", "-"), ("data parallelism", "--dump-traces")),
+    Impossible(("cluster", ["stages"]), ("async", ["on"]), ("async_scheduling", "pipeline parallelism")),
+    Impossible(among("cluster", "stages"), ("ledger", ["on"]), ("pp_size", "--wait-ledger")),
+    Impossible(PREFILL_POLICIES, among("cluster", "stages"), ("POLICY", "pipeline parallelism")),
     Impossible(PREFILL_POLICIES, ("async", ["on"]), ("async_scheduling", "POLICY")),
     Impossible(PREFILL_POLICIES, ("whole prompts", ["on"]), ("chunked-prefill", "POLICY")),
     Impossible(

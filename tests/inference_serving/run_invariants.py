@@ -28,18 +28,30 @@ class Watch:
         self.iterations = 0
         self.computed: Counter[Role] = Counter()
         self.moved: Counter[tuple[int, KvMoveKind]] = Counter()
-        self._busy: set[int] = set()
+        self.handed_on_bytes = 0
+        self._busy: set[tuple[int, int]] = set()
 
     def on_submit(self, instance: Instance, trace: Trace, ticket: int) -> None:
-        assert instance.instance_id not in self._busy, "INV-5: an iteration began before the last one ended"
-        self._busy.add(instance.instance_id)
+        stage = 0 if trace.shape.stage is None else trace.shape.stage.part
+        where = instance.instance_id, stage
+        assert where not in self._busy, "INV-5: an iteration began before the last one ended"
+        self._busy.add(where)
+        if trace.shape.hands_on is not None:
+            spec = instance.spec
+            self.handed_on_bytes += (
+                2 * trace.tokens * spec.model.hidden_size * spec.precision.weight_bits // 8
+            )
         for move in trace.shape.moves:
             self.moved[instance.instance_id, move.kind] += int(trace.sizes[move.access.slot])
+
+    def on_stage_end(self, now_ns: int, instance: Instance, stage: int) -> None:
+        self._busy.remove((instance.instance_id, stage))
 
     def on_iteration(self, now_ns: int, instance: Instance, batch: Batch, outcome: IterationOutcome) -> None:
         assert now_ns >= self.now_ns, "INV-9: time ran backwards"
         self.now_ns = now_ns
-        self._busy.remove(instance.instance_id)
+        if instance.spec.pp_size == 1:
+            self._busy.remove((instance.instance_id, 0))
         pool, limits = instance.kv_cache, instance.spec.scheduler
         assert 0 <= pool.used_blocks <= pool.capacity_blocks, "INV-2: more KV blocks in use than there are"
         if not batch.grants.size:  # an instance without work in a wave
@@ -58,7 +70,7 @@ def check_ended(simulation: Simulation, cluster: Cluster, watch: Watch) -> None:
     check_requests(simulation)
     check_blocks(simulation)
     check_work(simulation, watch)
-    check_sent_kv(simulation)
+    check_sent_bytes(simulation, watch)
     check_tiers(simulation, cluster, watch)
 
 
@@ -104,7 +116,7 @@ def _prompt_work(simulation: Simulation, request: Request) -> int:
     return request.prompt_tokens - simulation.instances[request.first_instance_id].skipped_tokens(request)
 
 
-def check_sent_kv(simulation: Simulation) -> None:
+def check_sent_bytes(simulation: Simulation, watch: Watch) -> None:
     """INV-7: the K and V of the prompts went to their decode instances once; again only after a given-up chunk.
 
     Rows that the prefill side found in a cache are sent like all others. A decode instance of more ranks than KV
@@ -117,7 +129,7 @@ def check_sent_kv(simulation: Simulation) -> None:
             assert spec.tp_size <= spec.model.num_key_value_heads
             token = kv_bytes_per_token(spec.model, 1, spec.precision.kv_bits) * spec.model.num_hidden_layers
             needed += token * request.prompt_tokens
-    sent = simulation.counters.p2p_bytes
+    sent = simulation.counters.p2p_bytes - watch.handed_on_bytes
     cut = any("groups" in dict(one.spec.scheduler.policy_args) for one in simulation.instances.values())
     assert sent >= needed if cut else sent == needed, f"INV-7: {sent} bytes of KV sent, {needed} needed"
 

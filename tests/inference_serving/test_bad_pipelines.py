@@ -56,6 +56,11 @@ def run(tmp_path, capsys):
             "scheduling_policy: srpt: prefill policies need each iteration's end before the next, which pipeline "
             "parallelism (2 stages) does not wait for; use one of fcfs, priority",
         ),
+        (
+            {**TWO, "num_speculative_tokens": 2, "speculative_acceptance_rate": 0.5},
+            "num_speculative_tokens: 2: with pipeline parallelism (2 stages) the next batch would have to know how "
+            "many drafts of those on their way are accepted; set it (here, or by --num-speculative-tokens) to 0",
+        ),
     ],
 )
 def test_stages_that_cannot_be_are_refused(tmp_path, run, changes, message):

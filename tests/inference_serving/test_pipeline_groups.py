@@ -8,18 +8,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from clusters import make_cluster, requests, simulate
+from clusters import instance, make_cluster, requests, simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_clusters import MOE_BLOCK, MoeLatency, expert_ns, moe_instance
+from pim_clusters import OFFLOADED, pim_cluster
 from pipeline_clusters import BLOCKS, HOP_BYTES_PER_TOKEN, KV_BYTES_PER_TOKEN, hop_ns, pp_cluster, pp_instance
 from run_invariants import check_invariants
 
 from astra_sim import Graph, NodeKind
 from inference_serving import controller
 from inference_serving.graph_generator import build_graphs
+from inference_serving.latencies import open_latencies
 from inference_serving.settings import SchedulerSettings, SimulationConfig
-from inference_serving.simulation import SimulationStallError
+from inference_serving.simulation import Simulation, SimulationStallError
 
 
 class Traces:
@@ -181,3 +183,51 @@ def test_a_group_wants_equal_stages(tmp_path):
     other = {**one, "pp_layer_partition": [1, 2]}
     with pytest.raises(Exception, match="its instances must have the same pipeline stages"):
         make_cluster(tmp_path, [one, other], replace(SimulationConfig()))
+
+
+@settings(max_examples=15)
+@given(lengths, st.sampled_from([1, 2]), st.integers(0, 100_000), st.booleans())
+def test_invariants_hold_with_attention_in_memory(tmp_path_factory, work, tp_size, gap_ns, short_of_kv):
+    folder = tmp_path_factory.mktemp("pim")
+    section = instance(folder, 2 * tp_size, npu_group=2)
+    if short_of_kv:
+        section["npu_mem"]["kv_blocks"] = 25
+    config = replace(OFFLOADED, scheduler=SchedulerSettings(max_num_batched_tokens=64))
+    workload = requests(*work, gap_ns=gap_ns)
+    check_invariants(simulate(pim_cluster(folder, [section], 8, config), workload, config), workload)
+
+
+def test_prefill_policies_order_prompts_of_whom_has_one_stage(tmp_path):
+    """A decode instance has no prompts to order, so it may have stages beside them."""
+    config = SimulationConfig(SchedulerSettings(scheduling_policy="srpt"))
+    sections = [pp_instance(tmp_path, 1, 1, "prefill"), pp_instance(tmp_path, 3, 1, "decode")]
+    work = requests(*[(300, 5), (20, 3)] * 4)
+    check_invariants(simulate(pp_cluster(tmp_path, sections, config), work, config), work)
+
+
+def test_attention_in_memory_runs_for_the_stage_of_its_block(tmp_path):
+    """Two stages of a block each take what one takes for both, and the way between them."""
+    gaps = []
+    for stages in (1, 2):
+        cluster = pim_cluster(tmp_path, [instance(tmp_path, stages, npu_group=stages)], channels=4)
+        run = simulate(cluster, requests((100, 4)), OFFLOADED)
+        gaps.append(np.diff(run.requests[0].token_times_ns(), prepend=0).tolist())
+    assert gaps[1] == [gaps[0][0] + hop_ns(100), *(gap + hop_ns(1) for gap in gaps[0][1:])]
+
+
+@pytest.mark.parametrize("partition", [[1, 26], [13, 14]])
+def test_blocks_of_two_kinds_run_in_their_stages(tmp_path, partition):
+    """A dense first block, latent attention and shared experts: the stages take what the whole model takes."""
+    ends = []
+    for stages in (1, 2):
+        section = pp_instance(tmp_path, stages, partition=partition if stages > 1 else None)
+        section |= {"model_name": "deepseek-ai/DeepSeek-V2-Lite", "npu_mem": {"mem_size": 80, "mem_bw": 3350}}
+        cluster = pp_cluster(tmp_path, [section])
+        run = Simulation(
+            cluster, requests((500, 1)), SimulationConfig(), open_latencies(cluster, SimulationConfig())
+        )
+        run.run()
+        ends.append(run.finished[0].end_ns)
+        assert run.instances[0].isolated_prefill_ns(500) == ends[-1]
+    hidden = 2048
+    assert ends[1] - ends[0] == int(2 * hidden * 2 * 500 / (112 * 2**30) * 1e9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from clusters import requests, simulate
@@ -26,6 +27,7 @@ from llm_profile.layers import BLOCK_LAYERS, layer_shape, weight_bytes
 from llm_profile.model_config import load_model_config
 
 LLAMA = load_model_config("meta-llama/Llama-3.1-8B")
+DEEPSEEK = load_model_config("deepseek-ai/DeepSeek-V2-Lite")
 MIXTRAL = load_model_config("mistralai/Mixtral-8x7B-v0.1")
 
 
@@ -51,9 +53,12 @@ def test_blocks_are_dealt_as_vllm_deals_them(layers, size):
     assert [one.is_last for one in stages] == [rank == size - 1 for rank in range(size)]
 
 
-@pytest.mark.parametrize("model", [LLAMA, MIXTRAL], ids=["dense", "experts"])
-@pytest.mark.parametrize("partition", [(16, 16), (1, 20, 11), (8, 8, 8, 8)])
-def test_weights_of_all_stages_are_those_of_the_model(model, partition):
+@pytest.mark.parametrize("model", [LLAMA, MIXTRAL, DEEPSEEK], ids=["dense", "experts", "two kinds"])
+@pytest.mark.parametrize("shares", [(0.5,), (0.03, 0.6), (0.25, 0.5, 0.75)])
+def test_weights_of_all_stages_are_those_of_the_model(model, shares):
+    cuts = [0, *(max(int(share * model.num_hidden_layers), 1) for share in shares), model.num_hidden_layers]
+    partition = [stop - start for start, stop in pairwise(cuts)]
+
     def weights(part) -> int:
         return plan_memory(model, 2, Precision(), 16, 80, 0.9, part=part).weight_bytes
 
