@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -44,8 +44,7 @@ class SerialTimes:
             self._engine.submit(traces[0], start_ns)
         (done,) = self._engine.advance(None)
         trace = traces[index]
-        layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace))
-        return done.finish_ns - start_ns - layers_ns
+        return done.finish_ns - start_ns - _layers_ns(trace)
 
 
 class PrefillCosts:
@@ -102,13 +101,14 @@ class PrefillCosts:
             serial_ns = self._serial_ns(trace)
         else:
             trace, serial_ns = self._wave(batch)
-        layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace) if slot != _ATTENTION)
-        return layers_ns + self.overhead.before(layer_group) + serial_ns
+        attention_ns = len(layer_group.blocks(self._blocks)) * max(int(trace.durations_ns[_ATTENTION]), 1)
+        return _layers_ns(trace) - attention_ns + self.overhead.before(layer_group) + serial_ns
 
 
-def _slots(trace: Trace) -> Iterator[int]:
-    """Duration slots of a trace's rows on the first rank."""
-    return (trace.shape.duration_slot(row) for row in trace.shape.rows)
+def _layers_ns(trace: Trace) -> int:
+    """Time of a trace's layers on the first rank; the engine lets none take less than 1 ns."""
+    rows = trace.shape.rows_of_slot
+    return int(rows.dot(np.maximum(trace.durations_ns[: len(rows)], 1)))
 
 
 def _batch(chunks: Sequence[tuple[int, int]], layer_group: LayerGroup) -> Batch:

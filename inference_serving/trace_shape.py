@@ -154,6 +154,11 @@ class TraceShape:
         return FIRST_EXPERT_SLOT + row.draw * groups + rank % groups
 
     @cached_property
+    def rows_of_slot(self) -> Int64Array:
+        """How many rows take each duration slot, on the first rank."""
+        return np.bincount([self.duration_slot(row) for row in self.rows])
+
+    @cached_property
     def blocks_of_draw(self) -> Int64Array:
         """How many blocks take each draw of the expert routing."""
         return np.bincount(np.array(self.blocks) % self.draws, minlength=self.draws)
