@@ -60,6 +60,11 @@ def with_pim(builder: Builder) -> Builder:
     return with_nodes(builder, lambda nodes: [node | {"cpu_mem": node["cpu_mem"] | device} for node in nodes])
 
 
+def apart(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same instances, each on a node of its own."""
+    return [node | {"num_instances": 1, "instances": [one]} for node in nodes for one in node["instances"]]
+
+
 def changed(file: Path, **top: Any) -> Path:
     """The cluster file with some of its fields changed."""
     file.write_text(json.dumps(json.loads(file.read_text()) | top))
@@ -76,6 +81,7 @@ CLUSTERS: Mapping[str, Builder] = {
     "tensor parallel": one_node(dense(2)),
     "prefill/decode": one_node(dense(1, "prefill"), dense(1, "decode")),
     "prefill/decode, unequal": one_node(dense(2, "prefill"), dense(1, "prefill"), dense(4, "decode")),
+    "prefill/decode, two nodes": with_nodes(one_node(dense(1, "prefill"), dense(1, "decode")), apart),
     "weights elsewhere": one_node(dense(2, placement=ELSEWHERE)),
     "KV swapped": one_node(dense(placement=SWAPPED), dense(placement=SWAPPED)),
     "KV on CXL": one_node(dense(placement=KV_ON_CXL)),
@@ -184,12 +190,12 @@ FLAGS: Mapping[str, Mapping[str, list[str]]] = {
     "log": flag("iteration-log", "LOG"),
     "memory log": flag("memory-series", "LOG"),
     "power log": flag("power-series", "LOG"),
-    "traces": {"-": []}
-    | {
-        kind: ["--dump-traces", "LOG", "--dump-iterations", "0,3", "--et-dialect", kind]
-        for kind in ("kaist",)
-    }
-    | {"astra-sim": ["--dump-traces", "LOG", "--dump-iterations", "1", "--et-dialect", "astra-sim"]},
+    "traces": {
+        "-": [],
+        "chakra": ["--dump-traces", "LOG", "--dump-iterations", "0,3"],
+        "kaist": ["--dump-traces", "LOG", "--dump-iterations", "0,3", "--et-dialect", "kaist"],
+        "astra-sim": ["--dump-traces", "LOG", "--dump-iterations", "1", "--et-dialect", "astra-sim"],
+    },
 }
 AXES: Mapping[str, Sequence[str]] = {
     "cluster": list(CLUSTERS),
