@@ -52,7 +52,7 @@ class AttentionRoofline:
             decode.splits, card.multiprocessors, kv_heads, head_dim, self._decode_stream_ns, decode.sharpness
         )
         self.floor_ns = kv_bytes_per_token(query.model, query.tp_size, query.kv_bits) / bandwidth_gbps
-        self._read_ns = self.floor_ns / min(1.0, decode.efficiency)
+        self._read_ns = self.floor_ns / (self._mixed.memory_efficiency or min(1.0, decode.efficiency))
 
     def prefill_ns(self, n: Number, context: Number) -> Number:
         """Time of a chunk of ``n`` tokens on ``context`` cached ones, without fixed cost and read floor."""

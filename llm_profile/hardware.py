@@ -167,12 +167,15 @@ class Mixed(_Part):
     """Decodes in the kernel of a prefill, on cards where one kernel serves both (``shared_attention_kernel``).
 
     Every request and head gets as many tiles as the longest chunk. The tile of a decode takes ``tile_ns``, and
-    ``walk`` times as long as a prefill's for each key (in blocks of 64); a tile without queries ``empty_ns``.
+    ``walk`` times as long as a prefill's for each key (in blocks of 64); a tile without queries ``empty_ns``. K and V
+    are read at ``memory_efficiency`` of the bandwidth.
     """
 
     tile_ns: NonNegative = 3000.0
     empty_ns: NonNegative = 440.0
     walk: PositiveFloat = 1.1
+    memory_efficiency: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Absent: the efficiency of decodes alone, at most 1."""
 
 
 class Coefficients(_Part):
