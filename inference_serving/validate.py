@@ -21,6 +21,7 @@ from pathlib import Path
 from astra_sim.input_error import InputError
 from inference_serving.cli import EXIT_BROKEN_PIPE
 from inference_serving.files import check_folder, check_writable, write_whole
+from inference_serving.run_speed import fit_speed
 from inference_serving.validation.comparison import compare_runs
 from inference_serving.validation.matching import WAYS
 from inference_serving.validation.plots import check_plots, write_plots
@@ -28,7 +29,6 @@ from inference_serving.validation.readers import read_run, read_simulation
 from inference_serving.validation.report import print_report, report_json
 from inference_serving.validation.run import Run
 from inference_serving.validation.simulate import SimulationFailedError, SimulationFiles, simulate
-from inference_serving.validation.speed import fit_speed
 
 _NOT_KEPT = Path("simulated.csv (not kept; --csv FILE keeps it)")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from validation_runs import write_lines, write_recording
 
+from inference_serving.run_speed import fit_speed
 from inference_serving.validate import main
 from inference_serving.validation.readers import read_run
-from inference_serving.validation.speed import fit_speed
 from llm_profile.iteration_time import iteration_ns
 from llm_profile.latency import LatencyQuery, open_latency_model
 from llm_profile.model_config import load_model_config
