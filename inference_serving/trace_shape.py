@@ -262,7 +262,7 @@ class TraceShape:
     def rows_of_slot(self) -> Int64Array:
         """How many rows that the first rank computes take each duration slot."""
         slots = [self.duration_slot(row) for row in self.rows if row.on_npu]
-        return np.bincount(np.array(slots, dtype=np.int64), minlength=len(DURATION_SLOT))
+        return np.bincount(np.array(slots, dtype=np.int64))
 
     @cached_property
     def blocks_of_draw(self) -> Int64Array:
