@@ -17,6 +17,7 @@ from inference_serving.pim_device import load_device
 from inference_serving.pim_model import PimSpec, channels_in_unison
 from inference_serving.placement import CPU, Placement, PlacementSection
 from inference_serving.settings import SchedulerSettings, SimulationConfig
+from llm_profile.model_config import ModelConfig
 
 _FLAG = "--enable-attn-offloading"
 
@@ -75,8 +76,15 @@ def in_unison(pim: PimSpec | None, instances: Sequence[InstanceSpec]) -> list[In
     return [replace(spec, pim=None if spec.pim is None else together) for spec in instances]
 
 
-def check_settings(file: Path, path: str, settings: SchedulerSettings) -> None:
-    """Refuse scheduler settings that an offloaded instance cannot follow."""
+def check_offloaded(file: Path, path: str, model: ModelConfig, settings: SchedulerSettings) -> None:
+    """Refuse a model that memory has no times for, and scheduler settings that an offloaded instance cannot follow."""
+    if model.is_mla:
+        raise InputError(
+            file,
+            f"{path}.model_name",
+            f"{model.name}: {_FLAG} has no times for latent attention, which computes with one cached vector for all "
+            "heads; drop the flag, or use a model with K/V heads",
+        )
     if settings.enable_prefix_caching:
         raise InputError(
             file,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from astra_sim.input_error import InputError, read_json_object, validated
 from inference_serving.attention_offloading import (
-    check_settings,
+    check_offloaded,
     in_unison,
     pim_of_instance,
     pim_of_node,
@@ -112,7 +112,7 @@ class _Builder:
         pim = pim_of_instance(self._file, path, section, self._config, self._pim)
         placement = self._placement(path, section, model)
         if pim is not None:
-            check_settings(self._file, path, settings)
+            check_offloaded(self._file, path, model, settings)
             placement = with_kv_in_memory(self._file, path, section.placement, placement)
         ep_size = self._ep_size(path, section, model)
         layout = Layout(model, section.tensor_parallel, placement, ep_size, partition)

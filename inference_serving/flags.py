@@ -188,6 +188,9 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         "--latency-source", choices=["auto", *SOURCES], default="auto", help="where layer latencies come from"
     )
     group.add_argument(
+        "--latency-scale", type=float, default=1.0, metavar="FACTOR", help="multiply all latencies by this"
+    )
+    group.add_argument(
         "--step-overhead",
         default="auto",
         metavar="auto|off|NS",
@@ -293,6 +296,7 @@ def simulation_config(args: argparse.Namespace) -> SimulationConfig:
         profile_dir=args.profile_dir,
         packed_decode=args.decode_attention == "packed",
         attn_prediction=args.enable_attn_prediction,
+        latency_scale=args.latency_scale,
         step_overhead_ns=_overhead_ns("--step-overhead", args.step_overhead),
         layer_group_overhead_ns=_overhead_ns("--layer-group-overhead", args.layer_group_overhead),
         long_prompt_tokens=args.long_prompt_tokens,
@@ -327,6 +331,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise InputError("", f"--{flag}", f"{value}: must be at most {_MOST}")
     if not 1e-9 <= args.log_interval <= 1e9:
         raise InputError("", "--log-interval", f"{args.log_interval:g}: must be between 1e-9 and 1e9 seconds")
+    if not 1e-3 <= args.latency_scale <= 1e3:
+        raise InputError("", "--latency-scale", f"{args.latency_scale:g}: must be between 0.001 and 1000")
     if args.engine_binary is not None and args.network_backend != "analytical":
         raise InputError(
             "",

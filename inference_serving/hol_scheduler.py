@@ -244,7 +244,10 @@ class HolScheduler(Scheduler):
             return chunk
         job.computed = computed
         self.prefill_policy.on_warm_change(job, self._now_ns)
-        return replace(chunk, tokens=min(chunk.tokens, job.remaining_tokens))
+        tokens = min(chunk.tokens, job.remaining_tokens)
+        if not chunk.completes:  # its next layer groups are those of as many tokens
+            job.held_tokens = tokens
+        return replace(chunk, tokens=tokens)
 
     def _preempt(self, row: int) -> int:
         """Send a running request back to the waiting queue without its KV; return the tokens it had."""

@@ -8,6 +8,7 @@ from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster
 from inference_serving.settings import SimulationConfig
 from llm_profile.latency import LatencyModel, LatencyQuery, open_latency_model
+from llm_profile.scaled import ScaledLatencyModel
 
 
 def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, LatencyModel]:
@@ -32,7 +33,7 @@ def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, Late
         )
         if query not in opened:
             try:
-                opened[query] = _open(query, config.latency_source)
+                opened[query] = _open(query, config.latency_source, config.latency_scale)
             except InputError as error:
                 if error.file:
                     raise
@@ -43,7 +44,7 @@ def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, Late
     return latencies
 
 
-def _open(query: LatencyQuery, source: str) -> LatencyModel:
+def _open(query: LatencyQuery, source: str, scale: float) -> LatencyModel:
     latency = open_latency_model(query, source)
     if query.model.is_moe:
         try:
@@ -53,4 +54,4 @@ def _open(query: LatencyQuery, source: str) -> LatencyModel:
             if query.expert_tp_size > 1:
                 hint += ", or set ep_size to the number of NPUs, so that experts stay whole"
             raise InputError(error.file, error.field, f"{error.message}; {hint}") from None
-    return latency
+    return latency if scale == 1 else ScaledLatencyModel(latency, scale)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from inference_serving.cluster import InstanceSpec
@@ -15,6 +17,7 @@ class OffloadedAttention:
     """Prices the attention of one instance's requests that run a single token; the others stay on the NPU.
 
     A row that runs one token is one query against its KV, whether it decodes or is at the last token of its prompt.
+    With a sliding window, a query reads no more than the window.
     """
 
     def __init__(self, instance: InstanceSpec, pim: PimSpec) -> None:
@@ -22,6 +25,7 @@ class OffloadedAttention:
         self.times = ChannelTimes(pim, model, instance.tp_size, precision.kv_bits)
         heads, _ = heads_per_rank(model, instance.tp_size)
         self._query_bytes = heads * model.head_dim * precision.weight_bits // 8
+        self._window = model.sliding_window or sys.maxsize
         self._kv_bytes = kv_bytes_per_token(model, instance.tp_size, precision.kv_bits)
 
     @staticmethod
@@ -39,7 +43,8 @@ class OffloadedAttention:
             groups = np.arange(np.count_nonzero(single)) % self.times.groups
         else:
             groups = batch.kv_groups[single]
-        return self.times.of(batch.decode_kv(), groups), self.times.heads(groups)
+        read = np.minimum(batch.decode_kv(), self._window)
+        return self.times.of(read, groups), self.times.heads(groups)
 
     def add_sizes(self, sizes: Int64Array, shape: TraceShape, batch: Batch) -> None:
         """Enter what each NPU moves in a layer.
@@ -55,7 +60,8 @@ class OffloadedAttention:
         if shape.streams_kv is not None:
             read, write = shape.streams_kv
             chunks = batch.grants > 1
-            sizes[read.slot] = self._kv_bytes * int(batch.context.dot(chunks))
+            before = np.minimum(batch.context, self._window - 1)  # of the chunk's first token
+            sizes[read.slot] = self._kv_bytes * int(before.dot(chunks))
             sizes[write.slot] = self._kv_bytes * int(batch.grants.dot(chunks))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -35,9 +35,7 @@ class SerialTimes:
 
     def wave_ns(self, traces: Sequence[Trace], index: int) -> int:
         """Engine time of traces that run together, less the layers' times of one of them."""
-        trace = traces[index]
-        layers_ns = sum(max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace))
-        return self.parts_ns(traces)[0] - layers_ns
+        return self.parts_ns(traces)[0] - layers_ns(traces[index])
 
     def parts_ns(self, traces: Sequence[Trace]) -> Mapping[int, int]:
         """Engine time of traces that run together until each part of them is done."""
@@ -107,10 +105,8 @@ class PrefillCosts:
             serial_ns = self._serial_ns(trace)
         else:
             trace, serial_ns = self._wave(batch)
-        layers_ns = sum(
-            max(int(trace.durations_ns[slot]), 1) for slot in _slots(trace) if slot != ATTENTION_SLOT
-        )
-        return layers_ns + self.overhead.before(layer_group) + serial_ns
+        attention_ns = len(layer_group.blocks(self._blocks)) * max(int(trace.durations_ns[ATTENTION_SLOT]), 1)
+        return layers_ns(trace) - attention_ns + self.overhead.before(layer_group) + serial_ns
 
 
 def even_batch(tokens: int, sequences: int, layer_group: LayerGroup = WHOLE_MODEL) -> Batch:
@@ -119,9 +115,10 @@ def even_batch(tokens: int, sequences: int, layer_group: LayerGroup = WHOLE_MODE
     return _batch(even, layer_group)
 
 
-def _slots(trace: Trace) -> Iterator[int]:
-    """Duration slots of what the first rank computes."""
-    return (trace.shape.duration_slot(row) for row in trace.shape.rows if row.on_npu)
+def layers_ns(trace: Trace) -> int:
+    """Time of a trace's layers on the first rank; the engine lets none take less than 1 ns."""
+    rows = trace.shape.rows_of_slot
+    return int(rows.dot(np.maximum(trace.durations_ns[: len(rows)], 1)))
 
 
 def _batch(chunks: Sequence[tuple[int, int]], layer_group: LayerGroup) -> Batch:

@@ -79,6 +79,8 @@ def csv_text(result: RunResult) -> str:
 
 
 def _prefill_cells(facts: PrefillFacts) -> str:
+    if facts.chunks is None and facts.bound_ns is None:  # no prefill policy
+        return f"{facts.request_class},{facts.isolated_ns},{facts.slowdown:.6f},,,,"
     policy = (facts.chunks, facts.pauses, facts.overtaken_ns, facts.bound_ns)
     cells = ",".join("" if value is None else str(value) for value in policy)
     return f"{facts.request_class},{facts.isolated_ns},{facts.slowdown:.6f},{cells}"

@@ -99,6 +99,8 @@ class SimulationConfig:
     """Price decode attention as vLLM's kernels run it, see LatencyQuery."""
     attn_prediction: bool = False
     """Take attention from the predictor beside the latency tables."""
+    latency_scale: float = 1.0
+    """Every latency, the step overhead included, takes so many times as long as its source says."""
     step_overhead_ns: int | None = None
     """Launch and host time of every iteration; None: what the latency source of each instance says."""
     layer_group_overhead_ns: int | None = None

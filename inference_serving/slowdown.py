@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,7 @@ from inference_serving.percentiles import percentiles
 REFERENCE_CHUNK_TOKENS = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillFacts:
+class PrefillFacts(NamedTuple):
     """What is known of one request's prefill; the policy's own figures are None without a prefill policy."""
 
     request_class: str

@@ -259,6 +259,12 @@ class TraceShape:
         return FIRST_EXPERT_SLOT + row.draw * groups + rank % groups
 
     @cached_property
+    def rows_of_slot(self) -> Int64Array:
+        """How many rows that the first rank computes take each duration slot."""
+        slots = [self.duration_slot(row) for row in self.rows if row.on_npu]
+        return np.bincount(np.array(slots, dtype=np.int64), minlength=len(DURATION_SLOT))
+
+    @cached_property
     def blocks_of_draw(self) -> Int64Array:
         """How many blocks with experts take each draw of the expert routing."""
         blocks = [block for block in self.blocks if self.instance.model.has_experts(block)]

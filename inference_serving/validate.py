@@ -1,7 +1,7 @@
 """``python -m inference_serving.validate RUN``: a simulation held against a real run.
 
     validate RUN --csv SIM.csv [--summary-json SIM.json]
-    validate RUN --simulate --cluster-config C [any flag of main.py]
+    validate RUN --simulate --cluster-config C [--fit-speed] [any flag of main.py]
 
 RUN is a folder or requests.jsonl of the published bench, the result JSON of ``vllm bench serve
 --save-result --save-detailed``, a recorded vLLM run (NAME.reqs.jsonl.gz), or a throughput series (.tsv,
@@ -21,6 +21,7 @@ from pathlib import Path
 from astra_sim.input_error import InputError
 from inference_serving.cli import EXIT_BROKEN_PIPE
 from inference_serving.files import check_folder, check_writable, write_whole
+from inference_serving.run_speed import fit_speed
 from inference_serving.validation.comparison import compare_runs
 from inference_serving.validation.matching import WAYS
 from inference_serving.validation.plots import check_plots, write_plots
@@ -72,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         "--match-kv-blocks", action="store_true", help="with --simulate: the KV blocks that the run states"
     )
     parser.add_argument(
+        "--fit-speed",
+        action="store_true",
+        help="with --simulate: scale all latencies by one factor, the median over the run's recorded iterations",
+    )
+    parser.add_argument(
         "--classes", type=_limits, default=(), metavar="N,...", help="split requests at these prompt lengths"
     )
     parser.add_argument(
@@ -104,12 +110,15 @@ def _check(args: argparse.Namespace, simulator_flags: Sequence[str], argv: Seque
             raise InputError("", "--csv", "give the simulation's CSV, or --simulate to make one")
         if simulator_flags:
             raise InputError("", simulator_flags[0], "is unknown; flags of main.py need --simulate")
-        if args.match_kv_blocks:
-            raise InputError("", "--match-kv-blocks", "needs --simulate")
+        for flag, given in (("--match-kv-blocks", args.match_kv_blocks), ("--fit-speed", args.fit_speed)):
+            if given:
+                raise InputError("", flag, "needs --simulate")
     elif simulator_flags and argv[:1] != [str(args.run)]:
         raise InputError("", "RUN", "give the real run first, before the flags of main.py")
     elif any(flag.partition("=")[0] == "--output" for flag in simulator_flags):
         raise InputError("", "--output", "give --csv FILE to keep the simulation's CSV")
+    elif args.fit_speed and any(flag.partition("=")[0] == "--latency-scale" for flag in simulator_flags):
+        raise InputError("", "--fit-speed", "sets --latency-scale itself; give one of the two")
     for flag, file in (("--csv", args.csv), ("--summary-json", args.summary_json)):
         if args.simulate and file is not None:
             check_writable(file, flag)
@@ -124,7 +133,12 @@ def _validate(args: argparse.Namespace, real: Run, flags: list[str], folder: Pat
     csv, summary = args.csv, args.summary_json
     if args.simulate:
         files = SimulationFiles(csv or folder / "simulated.csv", summary or folder / "simulated.json")
-        used = simulate(real, flags + _block_flags(args, real), files, folder)
+        flags = flags + _block_flags(args, real)
+        if args.fit_speed:
+            speed = fit_speed(real, flags)
+            print(speed.text)
+            flags = [*flags, "--latency-scale", repr(speed.factor)]
+        used = simulate(real, flags, files, folder)
         print(f"simulated with: {used}")
         csv, summary = files.csv, files.summary
     simulated = read_simulation(csv)

@@ -19,6 +19,7 @@ from llm_profile.hardware import Coefficients, Hardware, peak_flops_per_ns
 from llm_profile.layers import heads_per_rank, kv_bytes_per_token
 from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import LatencyQuery
+from llm_profile.split_decode import SplitDecode
 
 Floats = NDArray[np.float64]
 Number = TypeVar("Number", float, Floats)
@@ -55,8 +56,16 @@ class AttentionRoofline:
         self._kv_token_ns = read_heads * head_bytes / (bandwidth_gbps * decode.efficiency)
         self._cold_token_ns = kv_heads * head_bytes * decode.cold / bandwidth_gbps
         self._cold_tokens = card.cache_mb * 1e6 / (kv_heads * head_bytes)
+        self._split = decode.splits and SplitDecode(
+            decode.splits,
+            card.multiprocessors,
+            kv_heads,
+            model.head_dim,
+            self._decode_stream_ns,
+            decode.sharpness,
+        )
         self.floor_ns = kv_bytes_per_token(query.model, query.tp_size, query.kv_bits) / bandwidth_gbps
-        self._read_ns = self.floor_ns / min(1.0, decode.efficiency)
+        self._read_ns = self.floor_ns / (self._mixed.memory_efficiency or min(1.0, decode.efficiency))
 
     def prefill_ns(self, n: Number, context: Number) -> Number:
         """Time of a chunk of ``n`` tokens on ``context`` cached ones, without fixed cost and read floor."""
@@ -72,12 +81,15 @@ class AttentionRoofline:
 
     def decode_ns(self, requests: Number, block_kv: Number, longest_kv: Number) -> Number:
         """Time of a decode batch without fixed cost and read floor; ``block_kv`` sums rounded-up lengths."""
-        p = self._decode.sharpness
-        together = requests * self._request_ns + block_kv * self._kv_token_ns
+        heads_ns = requests * self._request_ns
+        read_ns = block_kv * self._kv_token_ns
         if self._cold_token_ns:
-            together = together + np.minimum(block_kv, self._cold_tokens) * self._cold_token_ns
+            read_ns = read_ns + _least(block_kv, self._cold_tokens) * self._cold_token_ns
+        if self._split:
+            return heads_ns + self._split.ns(requests, read_ns, block_kv / requests, longest_kv)
+        p = self._decode.sharpness
         longest = longest_kv * self._decode_stream_ns
-        time: Number = (together**p + longest**p) ** (1 / p)
+        time: Number = ((heads_ns + read_ns) ** p + longest**p) ** (1 / p)
         return time
 
     def ns(
@@ -182,7 +194,15 @@ class AttentionRoofline:
 
 def _in_blocks(kv: NDArray[np.int64], block: int) -> int:
     """Sum of lengths, each rounded up to whole blocks."""
+    if block == 1:
+        return int(np.add.reduce(kv))
     return int(np.add.reduce((kv + (block - 1)) // block)) * block
+
+
+def _least(value: Number, most: float) -> Number:
+    """Minimum; numpy takes ten times as long for a single number."""
+    least: Number = np.minimum(value, most) if isinstance(value, np.ndarray) else min(value, most)
+    return least
 
 
 def decodes_unpacked(card: Hardware, model: ModelConfig) -> bool:

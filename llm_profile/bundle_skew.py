@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llm_profile.table_csv import Table, read_table
 
 COLUMNS = ("pc", "n_label", "skew_rate_label", "kv_big_label", "kp_label", "alpha")
+UNEVEN_COLUMNS = ("n", "nb", "kvs", "kv_big", "t_mean_us", "t_skew_us")
 _LABEL = re.compile(r"(?P<name>[A-Za-z]+)(?P<sign><=|>|=)(?P<number>[0-9.]+)(?P<unit>[%kK]?)")
 _SCALE = {"": 1.0, "%": 0.01, "k": 1024.0, "K": 1024.0}
 
@@ -79,12 +80,16 @@ def read_skew(file: Path) -> SkewTable:
     return SkewTable([int(chunk) for chunk in axes[0]], axes[1:], table)
 
 
-def read_pure_alphas(file: Path) -> NDArray[np.float64]:
-    """``alpha`` of decodes without a prefill, an element a measured batch, from the ``skew_fit.csv`` of a bundle."""
-    rows = read_table(file, (*COLUMNS, "n_samples"))
-    pure = rows.whole("pc") == 0
-    alphas: NDArray[np.float64] = np.repeat(rows.numbers("alpha")[pure], rows.whole("n_samples")[pure])
-    return alphas
+def read_uneven(file: Path) -> NDArray[np.float64]:
+    """Uneven decode batches without a prefill of the ``skew.csv`` of a bundle, shape [5, batches].
+
+    Requests, how many of them are long, KV of the others, KV of the long ones, and the time over that of as many
+    requests with the mean KV.
+    """
+    rows = read_table(file, ("regime", *UNEVEN_COLUMNS))
+    pure = np.array([regime == "pure" for regime in rows.texts("regime")])
+    columns = [rows.numbers(name)[pure] for name in UNEVEN_COLUMNS]
+    return np.stack([*columns[:4], columns[5] / columns[4]])
 
 
 def _uppers(table: Table, column: str) -> list[float]:

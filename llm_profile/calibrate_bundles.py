@@ -28,6 +28,8 @@ _LAYERS = {
 """Our layers by the bundle's; q_proj and gate_proj stand for the fused kernels, q_proj with its norms too."""
 
 
+OWN_KEY = 1
+"""Key of the new token, which the rows of decodes do not count: with 128 keys a second block of 128 is read."""
 Batch = tuple[int, int, int, int, float]
 """(chunk, context, decodes, KV of each, ns) of a batch of one prefill and decodes."""
 
@@ -53,7 +55,7 @@ def read_bundle(
         if requests == 0:
             prefill.setdefault(chunk, {})[context] = ns
         elif chunk == 0:
-            decode.setdefault(requests, {})[requests * kv] = ns
+            decode.setdefault(requests, {})[requests * (kv + OWN_KEY)] = ns
         else:
             mixed.append((chunk, context, requests, kv, ns))
     return layers, prefill, decode, mixed

@@ -35,13 +35,6 @@ def held_out_errors(
     return errors
 
 
-def table_text(hardware: str, errors: Errors) -> str:
-    """Errors as a Markdown table."""
-    lines = ["| table | median error | p90 error |", "|---|---|---|"]
-    lines += [f"| {hardware}/{name} | {median:.1%} | {p90:.1%} |" for name, (median, p90) in errors.items()]
-    return "\n".join(lines)
-
-
 def error_table(card: Hardware, profiles: Sequence[Profile]) -> Errors:
     """Median and 90th percentile of |predicted / measured - 1| for each profile and kind of measurement.
 
@@ -99,8 +92,11 @@ def prefill_ns(card: Hardware, profile: Profile, c: Prefill, n: Floats, context:
     return c.fixed_ns + attention.prefill_ns(n, context)
 
 
-def decode_ns(card: Hardware, profile: Profile, c: Decode, n: Floats, total: Floats) -> Floats:
-    """Predicted time of measured batches, in which all requests have the same KV length."""
+def decode_ns(
+    card: Hardware, profile: Profile, c: Decode, n: Floats, total: Floats, longest: Floats | None = None
+) -> Floats:
+    """Predicted time of measured batches, in which all requests have the same KV length, or one at most ``longest``."""
     block_kv = n * np.ceil(total / n / c.block_tokens) * c.block_tokens
     fixed_ns = c.fixed_ns * np.where(n == 1, c.lone, 1.0)
-    return fixed_ns + _attention(card, profile, Prefill(), c).decode_ns(n, block_kv, total / n)
+    attention = _attention(card, profile, Prefill(), c)
+    return fixed_ns + attention.decode_ns(n, block_kv, total / n if longest is None else longest)

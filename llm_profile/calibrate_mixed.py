@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm_profile.attention_roofline import KEY_BLOCK, AttentionRoofline, Floats
+from llm_profile.calibrate_values import rounded
 from llm_profile.hardware import Coefficients, Hardware, Mixed
 from llm_profile.layers import heads_per_rank
 from llm_profile.least_squares import fit_positive
@@ -15,7 +16,7 @@ from llm_profile.profiles import Profile
 
 SAMPLES = 3000
 """Rows of a profile that a fit looks at."""
-START = {"tile_ns": 2400.0, "empty_ns": 350.0, "walk": 1.0}
+START = {"tile_ns": 2400.0, "empty_ns": 350.0, "walk": 1.0, "memory_efficiency": 0.9}
 
 
 def mixed_ns(card: Hardware, profile: Profile, coefficients: Coefficients, rows: Floats) -> Floats:
@@ -40,12 +41,16 @@ def fit_mixed(card: Hardware, profiles: Sequence[Profile], fitted: Coefficients)
         return Mixed()
 
     def predict(values: dict[str, Any]) -> Floats:
-        c = fitted.model_copy(update={"mixed": Mixed.model_construct(**values)})
+        c = fitted.model_copy(update={"mixed": Mixed.model_construct(**_at_most_all(values))})
         return np.concatenate([mixed_ns(card, profile, c, rows[:4]) for profile, rows in measured])
 
     values, _ = fit_positive(predict, np.concatenate([rows[4] for _, rows in measured]), START)
-    short: dict[str, Any] = {name: float(f"{value:.4g}") for name, value in values.items()}
-    return Mixed(**short)
+    return Mixed(**rounded(_at_most_all(values)))
+
+
+def _at_most_all(values: dict[str, float]) -> dict[str, Any]:
+    """No more than the whole bandwidth."""
+    return {**values, "memory_efficiency": min(values["memory_efficiency"], 1.0)}
 
 
 def _thinned(rows: Floats) -> Floats:

@@ -43,12 +43,15 @@ class PeakTflops(_Part):
 
 
 class Gemm(_Part):
-    """``fixed + pnorm(bytes / (bandwidth * memory_efficiency), flops * fill / (peak * compute_efficiency))``.
+    """``fixed + pnorm(bytes / (bandwidth * memory_efficiency), compute * (1 + throttle * long))``.
 
-    ``fill = (tokens + padding * (whole tiles of 128 tokens - tokens) + wave * multiprocessors * 128^2 /
-    output_width) / tokens``: kernels compute part of what is missing of a tile, and a matrix of few 128 x 128
-    tiles cannot fill the card. With ``fused_qkv``, q_proj stands for q, k and v in one kernel and the other two
-    take no time; with ``fused_gate_up``, gate_proj for gate and up.
+    ``compute = flops * fill * (1 + ramp / input_width) / (peak * compute_efficiency)``. ``fill = (tokens + padding *
+    (whole tiles of 128 tokens - tokens) + wave * multiprocessors * 128^2 / output_width) / tokens``: kernels compute
+    part of what is missing of a tile, and a matrix of few 128 x 128 tiles cannot fill the card. Beginning and ending
+    a tile takes as long as ``ramp`` elements of the dimension that it sums over. A card keeps its boost clock for
+    some hundred microseconds of full load; ``long = compute / (compute + 250 us)`` is how far it has fallen by the
+    end of a kernel. With ``fused_qkv``, q_proj stands for q, k and v in one kernel and the other two take no time;
+    with ``fused_gate_up``, gate_proj for gate and up.
     """
 
     fixed_ns: NonNegative = 5000.0
@@ -56,6 +59,8 @@ class Gemm(_Part):
     compute_efficiency: PositiveFloat = 0.72
     wave: NonNegative = 0.07
     padding: Annotated[float, Field(ge=0, le=1)] = 0.0
+    ramp: NonNegative = 0.0
+    throttle: NonNegative = 0.0
     sharpness: Sharpness = 2.5
     fused_qkv: bool = False
     fused_gate_up: bool = False
@@ -91,6 +96,20 @@ class Prefill(_Part):
     tile_rows: PositiveInt = 64
 
 
+class DecodeSplits(_Part):
+    """A decode kernel that splits keys: see :mod:`llm_profile.split_decode`.
+
+    A part of a K/V head of a request takes ``tile_ns`` and its keys at ``stream_gbps`` of :class:`Decode`; parts run
+    in waves over two slots a multiprocessor. Combining them takes ``combine_ns + split_ns * parts``. ``copy_ns`` is
+    what bringing queries and results into the order of K/V heads takes: nothing for one request or one K/V head.
+    """
+
+    tile_ns: NonNegative = 2000.0
+    combine_ns: NonNegative = 2500.0
+    split_ns: NonNegative = 150.0
+    copy_ns: NonNegative = 4000.0
+
+
 class Decode(_Part):
     """``fixed + pnorm(longest, head_ns * heads * n + (KV / efficiency + cold * min(KV, cache)) / bandwidth)``.
 
@@ -99,6 +118,7 @@ class Decode(_Part):
     (kernels without grouped-query packing). ``cold`` is what each byte of KV takes longer until the batch has
     replaced the contents of the cache; ``lone`` times ``fixed`` is the fixed cost of a single request. A batch of
     uneven lengths without a prefill costs as if each KV were longer by ``skew`` times its distance to the longest.
+    With ``splits`` the p-norm is taken wave by wave, each at least one pass over a part of the keys.
     """
 
     fixed_ns: NonNegative = 4000.0
@@ -111,6 +131,8 @@ class Decode(_Part):
     gqa_packed: bool = True
     skew: Annotated[float, Field(ge=0, le=1)] = 0.0
     sharpness: Sharpness = 2.0
+    splits: DecodeSplits | None = None
+    """Absent: the keys of a request are not split, or the card hides it."""
 
 
 class Moe(_Part):
@@ -145,12 +167,15 @@ class Mixed(_Part):
     """Decodes in the kernel of a prefill, on cards where one kernel serves both (``shared_attention_kernel``).
 
     Every request and head gets as many tiles as the longest chunk. The tile of a decode takes ``tile_ns``, and
-    ``walk`` times as long as a prefill's for each key (in blocks of 64); a tile without queries ``empty_ns``.
+    ``walk`` times as long as a prefill's for each key (in blocks of 64); a tile without queries ``empty_ns``. K and V
+    are read at ``memory_efficiency`` of the bandwidth.
     """
 
     tile_ns: NonNegative = 3000.0
     empty_ns: NonNegative = 440.0
     walk: PositiveFloat = 1.1
+    memory_efficiency: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Absent: the efficiency of decodes alone, at most 1."""
 
 
 class Coefficients(_Part):

@@ -53,6 +53,12 @@ def fit_positive(
     return dict(zip(names, np.exp(logs).tolist(), strict=True)), float(now @ now) / now.size
 
 
+def loss(predicted: Floats, measured: Floats) -> float:
+    """What :func:`fit_positive` makes small: the mean pseudo-Huber loss of log(predicted / measured)."""
+    residuals = _pseudo_huber(np.log(predicted / measured))
+    return float(residuals @ residuals) / residuals.size
+
+
 def _pseudo_huber(error: Floats) -> Floats:
     """Residual whose square is the pseudo-Huber loss of ``error``."""
     size: Floats = OUTLIER * np.sqrt(2 * (np.sqrt(1 + (error / OUTLIER) ** 2) - 1))

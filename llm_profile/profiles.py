@@ -13,7 +13,7 @@ from astra_sim.input_error import InputError
 from llm_profile.attention_csv import read_measured
 from llm_profile.attention_v1 import Points
 from llm_profile.bundle_moe import moe_file, read_moe_rows
-from llm_profile.bundle_skew import read_pure_alphas
+from llm_profile.bundle_skew import read_uneven
 from llm_profile.calibrate_bundles import Batch, read_bundle
 from llm_profile.layers import EXPERT_LAYERS, GATE_UP_LAYERS, QKV_LAYERS
 from llm_profile.layers_csv import read_layer_rows
@@ -38,8 +38,8 @@ class Profile:
     """Rows (tokens of each expert, experts, ns) of experts that got equally many tokens."""
     mixed: Floats = field(default_factory=lambda: np.empty((5, 0)))
     """Batches of a prefill and decodes: chunk, context, decodes, KV of each, ns; shape [5, batches]."""
-    alphas: Floats = field(default_factory=lambda: np.empty(0))
-    """Uneven decode batches: where each lies between all at the mean (0) and all at the longest KV (1)."""
+    uneven: Floats = field(default_factory=lambda: np.empty((5, 0)))
+    """Uneven decode batches, see :func:`~llm_profile.bundle_skew.read_uneven`; shape [5, batches]."""
 
     @property
     def key(self) -> str:
@@ -137,9 +137,9 @@ def read_profiles(folder: Path, hardware: str) -> list[Profile]:
             layers = {layer: of.by_count() for layer, of in rows.items()}
         experts = _bundle_experts(file.parent, query) if file.name == "dense.csv" else _table_experts(layers)
         batches = np.array(mixed, dtype=np.float64).reshape(-1, 5).T
-        skew = file.with_name("skew_fit.csv")
-        alphas = read_pure_alphas(skew) if skew.is_file() else np.empty(0)
-        profiles.append(Profile(model, tp_size, layers, prefill, decode, experts, batches, alphas))
+        skew = file.with_name("skew.csv")
+        uneven = read_uneven(skew) if skew.is_file() else np.empty((5, 0))
+        profiles.append(Profile(model, tp_size, layers, prefill, decode, experts, batches, uneven))
     if not profiles:
         raise InputError(root, "", "no tables ({model}/tp{N}/layers.csv) here")
     return profiles

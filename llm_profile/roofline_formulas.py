@@ -14,6 +14,8 @@ from llm_profile.layer_shape import LayerShape
 Floats = NDArray[np.float64]
 TILE = 128
 """Side of an output tile of a matrix kernel, in elements."""
+BOOST_NS = 250_000.0
+"""Time of computing after which half of what a card slows down under full load has set in."""
 LEAST_TILE = 16
 """Tokens of the smallest tile: few tokens are computed in tiles of 16, 32 or 64."""
 
@@ -42,7 +44,9 @@ def gemm_ns(
     filled = tokens + c.padding * (np.ceil(tokens / tile) * tile - tokens)
     filled += c.wave * card.multiprocessors * TILE**2 / shape.output_width
     peak = peak_flops_per_ns(card, weight_bits) * c.compute_efficiency
-    return c.fixed_ns + pnorm(memory_ns, shape.flops_per_token * filled / peak, c.sharpness)
+    compute_ns = shape.flops_per_token * filled * (1 + c.ramp / shape.input_width) / peak
+    compute_ns = compute_ns * (1 + c.throttle * compute_ns / (compute_ns + BOOST_NS))
+    return c.fixed_ns + pnorm(memory_ns, compute_ns, c.sharpness)
 
 
 def elementwise_ns(

@@ -1,7 +1,8 @@
 """Write what the source ``silicon`` knows as tables in the published layout.
 
 ``python -m llm_profile.silicon_export --hardware H200 --model meta-llama/Llama-3.1-8B --tp 1 2 --out DIR`` writes
-``DIR/H200/{model}/tp{N}/``; ``python -m llm_profile.calibrate --profiles DIR --hardware H200`` fits a description.
+``DIR/H200/{model}/tp{N}/``. With ``--fused`` a fused kernel is one layer, as ``python -m llm_profile.calibrate
+--profiles DIR --hardware H200``, which fits a description, wants it; the simulator does not read such tables.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from astra_sim.input_error import InputError
-from llm_profile.layers import LAYERS, MLP_LAYERS
+from llm_profile.layers import GATE_UP_LAYERS, LAYERS, MLP_LAYERS, QKV_LAYERS
 from llm_profile.layers_csv import LAYER_COLUMNS
 from llm_profile.model_config import load_model_config
 from llm_profile.protocol import LatencyQuery, Source
@@ -31,23 +32,29 @@ ATTENTION_COLUMNS = (
 )
 
 
-def export(query: LatencyQuery, folder: Path) -> Path:
-    """Write ``layers.csv`` and ``attention.csv`` of ``query`` below ``folder``; return where they are."""
+def export(query: LatencyQuery, folder: Path, fused: bool = False) -> Path:
+    """Write ``layers.csv`` and ``attention.csv`` of ``query`` below ``folder``; return where they are.
+
+    ``fused``: q_proj has the time of q, k and v, and gate_proj that of gate and up.
+    """
     model = open_silicon(query)
     place = folder / query.hardware / query.model.name / f"tp{query.tp_size}"
     place.mkdir(parents=True, exist_ok=True)
-    (place / "layers.csv").write_text("\n".join(_layer_lines(query, model)) + "\n", encoding="utf-8")
+    (place / "layers.csv").write_text("\n".join(_layer_lines(query, model, fused)) + "\n", encoding="utf-8")
     (place / "attention.csv").write_text("\n".join(_attention_lines(query, model)) + "\n", encoding="utf-8")
     return place
 
 
-def _layer_lines(query: LatencyQuery, model: SiliconLatencyModel) -> Iterator[str]:
+def _layer_lines(query: LatencyQuery, model: SiliconLatencyModel, fused: bool) -> Iterator[str]:
     yield ",".join(LAYER_COLUMNS)
     tokens = np.arange(1, MAX_TOKENS + 1)
     skipped = {"attn", *(MLP_LAYERS if query.model.is_moe else ())}
+    kernels = {layers[0]: layers for layers in (QKV_LAYERS, GATE_UP_LAYERS)} if fused else {}
+    skipped |= {layer for layers in kernels.values() for layer in layers[1:]}
     for layer in LAYERS:
         if layer not in skipped:
-            for n, ns in enumerate(model.layer_ns(layer, tokens).tolist(), start=1):
+            times = np.sum([model.layer_ns(part, tokens) for part in kernels.get(layer, (layer,))], axis=0)
+            for n, ns in enumerate(times.tolist(), start=1):
                 yield f"{layer},{n},0,{query.tp_size},{ns}"
 
 
@@ -73,12 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hardware", required=True, help="name of the card")
     parser.add_argument("--model", required=True, help="name of the model, or its config.json")
     parser.add_argument("--tp", type=int, nargs="+", default=[1], help="tensor-parallel sizes")
+    parser.add_argument(
+        "--fused", action="store_true", help="one layer for each fused kernel, to fit a description to"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     options = parser.parse_args(arguments)
     try:
         model = load_model_config(options.model)
         for tp_size in options.tp:
-            print(export(LatencyQuery(options.hardware, model, tp_size), options.out))
+            print(export(LatencyQuery(options.hardware, model, tp_size), options.out, options.fused))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -54,6 +54,17 @@ def with_nodes(builder: Builder, change: Callable[[list[dict[str, Any]]], list[d
     return build
 
 
+def with_pim(builder: Builder) -> Builder:
+    """Another cluster whose host memories compute, which changes nothing unless attention is offloaded to them."""
+    device = {"pim_config": "DDR4_8GB_3200_pim"}
+    return with_nodes(builder, lambda nodes: [node | {"cpu_mem": node["cpu_mem"] | device} for node in nodes])
+
+
+def apart(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same instances, each on a node of its own."""
+    return [node | {"num_instances": 1, "instances": [one]} for node in nodes for one in node["instances"]]
+
+
 def changed(file: Path, **top: Any) -> Path:
     """The cluster file with some of its fields changed."""
     file.write_text(json.dumps(json.loads(file.read_text()) | top))
@@ -70,10 +81,14 @@ CLUSTERS: Mapping[str, Builder] = {
     "tensor parallel": one_node(dense(2)),
     "prefill/decode": one_node(dense(1, "prefill"), dense(1, "decode")),
     "prefill/decode, unequal": one_node(dense(2, "prefill"), dense(1, "prefill"), dense(4, "decode")),
+    "prefill/decode, two nodes": with_nodes(one_node(dense(1, "prefill"), dense(1, "decode")), apart),
     "weights elsewhere": one_node(dense(2, placement=ELSEWHERE)),
     "KV swapped": one_node(dense(placement=SWAPPED), dense(placement=SWAPPED)),
     "KV on CXL": one_node(dense(placement=KV_ON_CXL)),
     "power": with_nodes(one_node(dense(2)), lambda nodes: [nodes[0] | {"power": POWER}]),
+    "computing memory": with_pim(one_node(dense(2), dense())),
+    "computing memory, prefill/decode": with_pim(one_node(dense(2, "prefill"), dense(1, "decode"))),
+    "computing memory, experts": with_pim(one_node(moe(2, ep_size=2))),
     "experts": one_node(moe()),
     "experts, prefill/decode": one_node(moe(2, "prefill", ep_size=2), moe(1, "decode")),
     "experts, spread": one_node(moe(2, ep_size=2), moe(2)),
@@ -147,6 +162,11 @@ FLAGS: Mapping[str, Mapping[str, list[str]]] = {
     "sharing": switch("enable-prefix-sharing"),
     "chunk tokens": flag("prefix-chunk-tokens", 32),
     "offloading": switch("enable-local-offloading"),
+    "attention in memory": {
+        "-": [],
+        "on": ["--enable-attn-offloading"],
+        "interleaved": ["--enable-attn-offloading", "--enable-sub-batch-interleaving"],
+    },
     "whole prompts": switch("no-enable-chunked-prefill"),
     "tokens": flag("max-num-batched-tokens", 48, 0),
     "sequences": flag("max-num-seqs", 3),
@@ -170,12 +190,12 @@ FLAGS: Mapping[str, Mapping[str, list[str]]] = {
     "log": flag("iteration-log", "LOG"),
     "memory log": flag("memory-series", "LOG"),
     "power log": flag("power-series", "LOG"),
-    "traces": {"-": []}
-    | {
-        kind: ["--dump-traces", "LOG", "--dump-iterations", "0,3", "--et-dialect", kind]
-        for kind in ("kaist",)
-    }
-    | {"astra-sim": ["--dump-traces", "LOG", "--dump-iterations", "1", "--et-dialect", "astra-sim"]},
+    "traces": {
+        "-": [],
+        "chakra": ["--dump-traces", "LOG", "--dump-iterations", "0,3"],
+        "kaist": ["--dump-traces", "LOG", "--dump-iterations", "0,3", "--et-dialect", "kaist"],
+        "astra-sim": ["--dump-traces", "LOG", "--dump-iterations", "1", "--et-dialect", "astra-sim"],
+    },
 }
 AXES: Mapping[str, Sequence[str]] = {
     "cluster": list(CLUSTERS),
@@ -217,6 +237,17 @@ IMPOSSIBLE: Sequence[Impossible] = (
     Impossible(("pool", ["CXL"]), ("traces", ["astra-sim"]), ("--et-dialect", "CXL")),
     Impossible(("cluster", ["KV swapped"]), ("traces", ["astra-sim"]), ("--et-dialect", "KV elsewhere")),
     Impossible(("offloading", ["on"]), ("traces", ["astra-sim"]), ("--et-dialect", "offloading")),
+    Impossible(
+        but("cluster", *(name for name in CLUSTERS if name.startswith("computing"))),
+        but("attention in memory", "-"),
+        ("pim_config", "--enable-attn-offloading"),
+    ),
+    Impossible(
+        but("attention in memory", "-"), ("caching", ["on"]), ("--enable-attn-offloading", "prefix_caching")
+    ),
+    Impossible(
+        but("attention in memory", "-"), ("traces", ["astra-sim"]), ("--et-dialect", "memory that computes")
+    ),
     Impossible(among("cluster", "prefill"), ("async", ["on"]), ("async_scheduling", "prefill instances")),
     Impossible(among("cluster", "prefill"), ("gen", ["on"]), ("pd_type", "--gen")),
     Impossible(among("cluster", "data parallel"), ("async", ["on"]), ("dp_group", "asynchronous scheduling")),

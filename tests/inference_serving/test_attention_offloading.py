@@ -95,6 +95,14 @@ def test_data_parallel_groups_are_refused(tmp_path):
     assert message_of(tmp_path, dp_group="A").startswith(expected)
 
 
+def test_latent_attention_is_refused(tmp_path):
+    expected = "nodes[0].instances[0].model_name: deepseek-ai/DeepSeek-V2-Lite: --enable-attn-offloading has no times"
+    memory = {"mem_size": 80, "mem_bw": 3350}
+    assert message_of(tmp_path, model_name="deepseek-ai/DeepSeek-V2-Lite", npu_mem=memory).startswith(
+        expected
+    )
+
+
 @pytest.mark.parametrize("place", ["npu", "cxl:0"])
 def test_kv_that_is_said_to_be_elsewhere_is_refused(tmp_path, place):
     section = {"placement": {"blocks": [{"blocks": "1", "kv_loc": place}]}}

@@ -114,6 +114,7 @@ def test_help_shows_defaults(monkeypatch, capsys):
         ("--request-routing-policy LOAD", SimulationConfig(request_routing_policy="LOAD")),
         ("--latency-source calibrated", SimulationConfig(latency_source="calibrated")),
         ("--profile-dir tables", SimulationConfig(profile_dir=Path("tables"))),
+        ("--latency-scale 1.5", SimulationConfig(latency_scale=1.5)),
         ("--step-overhead auto", SimulationConfig()),
         ("--step-overhead off", SimulationConfig(step_overhead_ns=0)),
         ("--step-overhead 250000", SimulationConfig(step_overhead_ns=250_000)),

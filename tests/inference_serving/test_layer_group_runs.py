@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clusters import LinearLatency, requests
+from clusters import LinearLatency, instance, make_cluster, requests, simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_group_runs import cluster_of, run_in_groups, token_times
@@ -17,6 +17,7 @@ from layer_group_runs import cluster_of, run_in_groups, token_times
 from astra_sim.cli import main as astra_sim
 from inference_serving.output import collect
 from inference_serving.progress import IntervalLog
+from inference_serving.request_spec import RequestSpec
 from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
 from inference_serving.trace_dump import TraceDump
 
@@ -126,3 +127,25 @@ def test_an_external_engine_runs_groups_as_this_engine_does(tmp_path, kinds):
     outside, _ = run_in_groups(cluster, work, 2, SimulationConfig(engine_binary=binary))
     assert token_times(outside) == token_times(inside)
     assert outside.counters.p2p_bytes == inside.counters.p2p_bytes
+
+
+def test_a_chunk_in_groups_shrinks_to_what_a_prefix_found_as_it_starts_has_left_of_the_prompt(tmp_path):
+    """Both prompts arrive cold; when the second starts, 48 of its 64 tokens are there, so 16 run instead of 24."""
+    settings = SchedulerSettings(
+        enable_prefix_caching=True, scheduling_policy="srpt", policy_args=(("groups", "2"), ("chunk", "24"))
+    )
+    config = SimulationConfig(settings)
+    cluster = make_cluster(tmp_path, [instance(tmp_path, 1, role) for role in ("prefill", "decode")], config)
+    shared = tuple(range(48))
+    workload = [
+        RequestSpec(
+            number, 0, 64, 5, input_token_ids=shared + (100 + number,) * 16, output_token_ids=(9,) * 5
+        )
+        for number in range(2)
+    ]
+    simulation = simulate(cluster, workload, config)
+    assert sorted(one.request_id for one in simulation.finished) == [0, 1]
+    second = simulation.requests[1]
+    assert second.prefix_hit_tokens == 48
+    assert second.job is not None
+    assert (second.job.computed, second.job.chunks) == (64, 1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from clusters import instance, requests, simulate
+from clusters import TINY_MODEL, instance, requests, simulate
 from pim_clusters import (
     HEAD_FIXED_NS,
     HEAD_TOKEN_NS,
@@ -116,6 +117,20 @@ def test_bytes_moved_are_bytes_needed(tmp_path):
     assert seen.host_bytes("_kv_load") == 2 * (40 + 80) * KV
     assert seen.host_bytes("_to_pim") == 2 * 3 * (QUERY + KV)
     assert seen.host_bytes("_from_pim") == 2 * 3 * QUERY
+
+
+def test_a_window_bounds_what_is_read(tmp_path):
+    """A window of 30 tokens: chunks of a prompt of 100 need 29 tokens before them, decodes read 30."""
+    config = replace(OFFLOADED, scheduler=SchedulerSettings(max_num_batched_tokens=40))
+    section = instance(tmp_path)
+    model = tmp_path / "window.json"
+    model.write_text(json.dumps({**TINY_MODEL, "model_type": "mistral", "sliding_window": 30}))
+    cluster = pim_cluster(tmp_path, [{**section, "model_name": str(model)}], config=config)
+    seen = Submitted()
+    run = simulate(cluster, requests((100, 4)), config, [seen])
+    assert seen.host_bytes("_kv_load") == 2 * (29 + 29) * KV
+    times_ns = run.requests[0].token_times_ns().tolist()
+    assert {later - earlier for earlier, later in pairwise(times_ns)} == {decode_ns(head_ns(30))}
 
 
 def test_prompts_compute_on_the_npu_while_memory_has_the_others(tmp_path):

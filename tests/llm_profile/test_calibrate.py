@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -5,12 +6,14 @@ import pytest
 from synthetic_tables import GPU_HEADER, tokens
 
 from llm_profile.calibrate import error_table, fit, main
-from llm_profile.calibrate_check import held_out_errors
+from llm_profile.calibrate_check import decode_ns, held_out_errors
+from llm_profile.calibrate_decode import fit_decode
 from llm_profile.hardware import find_hardware, load_hardware
 from llm_profile.latency import LatencyQuery, open_latency_model
 from llm_profile.layers import LAYERS
 from llm_profile.model_config import load_model_config
 from llm_profile.profiles import Profile, read_profiles
+from llm_profile.roofline import RooflineLatencyModel
 
 NONE = tokens()
 
@@ -70,7 +73,72 @@ def test_a_fit_finds_the_coefficients_that_made_the_tables(own_tables):
 
 def test_check_prints_a_table(own_tables, capsys):
     assert main(["--profiles", str(own_tables), "--hardware", "A6000", "--check"]) == 0
-    assert "| A6000/meta-llama/Llama-3.1-8B/tp1 block | 0.0% | 0.0% |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| A6000/meta-llama/Llama-3.1-8B/tp1 block | 0.0% | 0.0% | 4%, 12% | met |" in printed
+    assert "tp1 lm_head | 0.0% | 0.0% | | |" in printed
+    assert printed.endswith("3 of 3 goals met\n")
+
+
+def test_check_without_a_card_takes_all_that_have_tables_in_any_folder(own_tables, tmp_path, capsys):
+    folder = own_tables / "A6000"
+    other = tmp_path / "other" / "H100"
+    shutil.copytree(folder, other)  # of another card: its description misses these times
+    assert main(["--profiles", str(own_tables), str(other.parent), "--check"]) == 0
+    printed = capsys.readouterr().out
+    assert "| A6000/meta-llama/Llama-3.1-8B/tp1 decode | 0.0% | 0.0% | 5%, 15% | met |" in printed
+    assert "missed: H100/meta-llama/Llama-3.1-8B/tp1 block" in printed
+    assert "3 of 6 goals met" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "--hardware: 0 values: a fit needs one (--check takes any number)"),
+        (["--hardware", "A6000", "H100"], "--hardware: 2 values: a fit needs one (--check takes any number)"),
+        (["--check", "--held-out"], "--check: cannot be combined with --held-out, which fits"),
+        (["--check"], "--profiles: no tables of a described card in {folder}"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tmp_path, capsys, more, said):
+    assert main(["--profiles", str(tmp_path), *more]) == 2
+    assert capsys.readouterr().err == f"error: {said.format(folder=tmp_path)}\n"
+
+
+def decodes_of(card, llama, ns):
+    """A profile with the decode batches that ``ns`` (requests, KV of each) says, and no layers."""
+    decode = {
+        n: {n * kv: float(ns(n, kv)) for kv in (17, 64, 200, 700, 1500, 3000, 6000, 20000)}
+        for n in (1, 2, 3, 8, 16, 24, 40, 100, 200)
+    }
+    return Profile(llama, 1, {}, {}, decode)
+
+
+def test_a_fit_finds_that_a_kernel_splits_keys_and_what_uneven_batches_add(llama):
+    """From one head ratio, which does not tell how often K and V are read, but the kernel does."""
+    card = load_hardware(find_hardware("A100"))
+    true = card.coefficients.decode
+    assert true.splits is not None
+    c = card.coefficients.model_copy(update={"decode": true.model_copy(update={"skew": 0.03})})
+    query = LatencyQuery("A100", llama, 1)
+    model = RooflineLatencyModel(card.model_copy(update={"coefficients": c}), query)
+
+    def ns(*kv):
+        return model.attention_ns(NONE, NONE, np.array(kv))
+
+    profile = decodes_of(card, llama, lambda n, kv: ns(*[kv] * n))
+    rows = [(8, 1, 300, 5000), (40, 4, 100, 1500), (100, 30, 64, 4000)]
+    ratios = [
+        ns(*[b] * long, *[a] * (n - long)) / ns(*[round((long * b + (n - long) * a) / n)] * n)
+        for n, long, a, b in rows
+    ]
+    profile = replace(profile, uneven=np.array([(*row, r) for row, r in zip(rows, ratios, strict=True)]).T)
+    found = fit_decode(card, [profile])
+    assert found.splits is not None
+    assert found.gqa_packed
+    assert found.skew == pytest.approx(0.03, abs=0.004)
+    assert found.efficiency == pytest.approx(true.efficiency, rel=0.1)
+    n, total, measured = profile.decode_samples()
+    assert np.median(np.abs(decode_ns(card, profile, found, n, total) / measured - 1)) < 0.02
 
 
 def test_held_out_errors_are_of_a_model_that_was_not_fitted():

@@ -12,6 +12,14 @@ prefill_chunk,kv_prefill,n_decode,kv_decode,time_us
 """
 
 
+SKEW = """\
+regime,n,nb,pc,kp,kvs,kv_big,t_mean_us,t_max_us,t_skew_us
+pure,8,2,0,0,128,1024,40,60,44
+mixed,8,2,512,0,128,1024,40,60,50
+pure,4,1,0,0,64,256,20,30,20
+"""
+
+
 @pytest.fixture
 def bundle(tmp_path):
     folder = tmp_path / "CARD" / "meta-llama" / "Llama-3.1-8B" / "bf16" / "tp1"
@@ -33,8 +41,16 @@ def test_a_bundle_is_read_in_ns_by_our_layers(bundle, tmp_path):
     }
     assert (profile.fused_qkv, profile.fused_gate_up) == (True, True)
     assert profile.prefill == {32: {64: 9250.0}}
-    assert profile.decode == {2: {32: 8500.0}}
+    assert profile.decode == {2: {34: 8500.0}}  # of two requests with 16 keys each, and their new token
     assert profile.mixed.T.tolist() == [[32, 64, 2, 16, 20000.0]]
+
+
+def test_uneven_decodes_are_read_as_a_share_of_even_ones(bundle, tmp_path):
+    (profile,) = read_profiles(tmp_path, "CARD")
+    assert profile.uneven.shape == (5, 0)
+    (bundle / "skew.csv").write_text(SKEW)
+    (profile,) = read_profiles(tmp_path, "CARD")
+    assert profile.uneven.T.tolist() == [[8, 2, 128, 1024, 1.1], [4, 1, 64, 256, 1.0]]
 
 
 def test_a_missing_file_or_column_is_named(bundle, tmp_path):

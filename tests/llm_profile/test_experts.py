@@ -10,7 +10,7 @@ from llm_profile.hardware import find_hardware, load_hardware
 from llm_profile.latency import LatencyQuery, Source, open_latency_model
 from llm_profile.layers import EXPERT_LAYERS, GATE, LAYERS, MLP_LAYERS, expert_shapes, layer_shape
 from llm_profile.model_config import load_model_config
-from llm_profile.roofline_formulas import pnorm
+from llm_profile.roofline_formulas import BOOST_NS, pnorm
 
 PHI = load_model_config("microsoft/Phi-mini-MoE-instruct")
 QWEN = load_model_config("Qwen/Qwen3-30B-A3B-Instruct-2507")
@@ -171,6 +171,7 @@ def test_a_router_is_its_matrix_and_the_choice_of_experts():
     read = (2 * shape.weight_elements + 2 * 4104) / (3350 * c.gemm.memory_efficiency)
     filled = 1 + c.gemm.wave * card.multiprocessors * 128**2 / 8
     compute = shape.flops_per_token * filled / (card.peak_tflops.fp16 * 1e3 * c.gemm.compute_efficiency)
+    compute *= 1 + c.gemm.throttle * compute / (compute + BOOST_NS)
     matrix = c.gemm.fixed_ns + float(pnorm(np.array(read), np.array(compute), c.gemm.sharpness))
     expected = round(matrix + c.router.fixed_ns + c.router.token_ns)
     assert calibrated("H100", MIXTRAL).layer_ns(GATE, tokens(1)).tolist() == [expected]

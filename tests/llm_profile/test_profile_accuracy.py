@@ -13,12 +13,12 @@ from llm_profile.model_config import load_model_config
 from llm_profile.profiles import read_profiles
 
 LIMITS = {
-    "block": (0.055, 0.13),
+    "block": (0.05, 0.12),
     "embedding": (0.2, 0.43),
     "lm_head": (0.13, 0.25),
     "prefill": (0.08, 0.2),
     "prompt": (0.16, 0.43),
-    "decode": (0.06, 0.19),
+    "decode": (0.05, 0.15),
     "gate": (0.03, 0.09),
     "moe": (0.1, 0.3),
     "mixed": (0.07, 0.2),

@@ -238,3 +238,22 @@ def test_packed_decode_changes_nothing_where_the_tables_were_packed():
         for packed in (False, True)
     ]
     assert names == ["calibrated:RTXPRO6000"] * 2
+
+
+def test_beginning_and_ending_a_tile_costs_part_of_the_dimension_that_it_sums_over():
+    gemm = IDEAL.gemm.model_copy(update={"ramp": 512.0})
+    card = CARD.model_copy(update={"coefficients": IDEAL.model_copy(update={"gemm": gemm})})
+    model = RooflineLatencyModel(card, LatencyQuery("IDEAL", LLAMA, 1))
+    for layer, inputs in (("gate_proj", 4096), ("down_proj", 14336)):
+        plain = one(ideal(), layer, 100_000)
+        assert one(model, layer, 100_000) == pytest.approx(plain * (1 + 512 / inputs), rel=1e-3)
+
+
+def test_a_kernel_of_250_us_has_half_of_what_the_clock_falls_under_load():
+    gemm = IDEAL.gemm.model_copy(update={"throttle": 0.2})
+    card = CARD.model_copy(update={"coefficients": IDEAL.model_copy(update={"gemm": gemm})})
+    model = RooflineLatencyModel(card, LatencyQuery("IDEAL", LLAMA, 1, mem_bw_gbps=1e6))
+    flops = layer_shape(LLAMA, "q_proj", 1).flops_per_token
+    half, long = (round(ns * 100e3 / flops) for ns in (250_000, 250_000_000))
+    assert one(model, "q_proj", half) == pytest.approx(250_000 * 1.1, rel=2e-3)
+    assert one(model, "q_proj", long) == pytest.approx(250_000_000 * 1.2, rel=2e-3)

@@ -8,7 +8,9 @@ from synthetic_tables import tokens
 
 from llm_profile import silicon_export
 from llm_profile.latency import LatencyQuery, open_latency_model
-from llm_profile.layers import LAYERS
+from llm_profile.layers import GATE_UP_LAYERS, LAYERS, QKV_LAYERS
+from llm_profile.layers_csv import read_layer_rows
+from llm_profile.profiles import Profile
 
 NONE = tokens()
 
@@ -36,6 +38,18 @@ def test_attention_is_the_same_at_the_written_points(exported):
         batch = (tokens(chunk), tokens(context), NONE)
         assert tables.attention_ns(*batch) == pytest.approx(silicon.attention_ns(*batch), abs=1)
     assert tables.attention_ns(NONE, NONE, np.full(8, 128)) == round(fake.decode_ns(8, 128))
+
+
+def test_a_fused_kernel_is_one_layer_and_a_fit_knows_it(fake_package, tmp_path, monkeypatch):
+    monkeypatch.setattr(silicon_export, "MAX_TOKENS", 40)
+    place = silicon_export.export(QUERY, tmp_path, fused=True)
+    rows = read_layer_rows(place / "layers.csv", QUERY)
+    silicon = open_latency_model(QUERY, "silicon")
+    for kernel, layers in (("q_proj", QKV_LAYERS), ("gate_proj", GATE_UP_LAYERS)):
+        ns = sum(silicon.layer_ns(layer, tokens(33)) for layer in layers)
+        assert rows[kernel].by_count()[33] == ns[0]
+    profile = Profile(MODEL, 1, {layer: of.by_count() for layer, of in rows.items()}, {}, {})
+    assert (profile.fused_qkv, profile.fused_gate_up) == (True, True)
 
 
 def test_the_command_line_names_the_folder_and_what_is_wrong(fake_package, tmp_path, capsys, monkeypatch):
