@@ -24,7 +24,10 @@ _COMPUTE_PART = 0
 
 @dataclass(slots=True, eq=False)
 class StagedBatch:
-    """A batch on its way: what each instance has formed (None: a dummy), and the traces, by stage and instance."""
+    """A batch on its way: what each instance has formed (None: a dummy), and the traces, by stage and instance.
+
+    ``numbers`` says which iteration it is of each instance; its host has it ready by ``ready_ns``.
+    """
 
     formed: Sequence[Formed | None]
     numbers: Sequence[int]
