@@ -97,6 +97,8 @@ class _Builder:
 
     def _instance(self, node_id: int, path: str, section: InstanceSection) -> InstanceSpec:
         model = self._model(path, section)
+        if not model.is_moe:  # its data-parallel ranks share nothing, so none waits for another
+            section = section.model_copy(update={"dp_group": None})
         npus = tuple(range(self._npus, self._npus + section.npu_count))
         self._npus += section.npu_count
         try:

@@ -52,10 +52,6 @@ def check_groups(cluster: Cluster, config: SimulationConfig) -> None:
 
 def _unlike(group: tuple[InstanceSpec, ...]) -> str | None:
     first = group[0]
-    if not first.model.is_moe:
-        return (
-            f"{first.model.name} has no experts to share, so nobody need wait for anybody; remove the field"
-        )
     facts: dict[str, Callable[[InstanceSpec], object]] = {
         "model_name": lambda spec: spec.model,
         "hardware": lambda spec: spec.hardware,

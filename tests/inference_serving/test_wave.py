@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clusters import make_cluster, requests, simulate
+from clusters import instance, make_cluster, requests, simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_clusters import BLOCKS, EXPERTS, HIDDEN, PER_TOKEN, MoeLatency, expert_ns, moe_instance
@@ -144,6 +144,20 @@ def test_groups_never_hang_whatever_the_load(tmp_path_factory, work, sizes, poli
     run = simulate(cluster, requests(*work, gap_ns=gap_ns), config, latency=MoeLatency())
     assert len(run.finished) == len(work)
     assert all(one.kv_cache.used_blocks == 0 for one in run.instances.values())
+
+
+def test_ranks_of_a_dense_model_run_each_for_itself(tmp_path):
+    """They share nothing: a run with a group and one without are the same, and the group may be of any kind."""
+    alone = [instance(tmp_path), instance(tmp_path, 2)]
+    grouped = [one | {"dp_group": "A"} for one in alone]
+    ends = [
+        [
+            one.end_ns
+            for one in simulate(make_cluster(tmp_path, sections), requests((40, 9), (7, 30))).finished
+        ]
+        for sections in (alone, grouped)
+    ]
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize(
