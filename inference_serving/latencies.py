@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster
 from inference_serving.settings import SimulationConfig
-from llm_profile.latency import LatencyModel, LatencyQuery, open_latency_model
+from llm_profile.latency import LatencyModel, LatencyQuery, NoLatencyError, check_serves, open_latency_model
 from llm_profile.scaled import ScaledLatencyModel
 
 
@@ -29,6 +27,7 @@ def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, Late
             profile_dir=config.profile_dir,
             packed_decode=config.packed_decode,
             expert_tp_size=spec.expert_tp_size,
+            ep_size=spec.ep_size,
             predicted_attention=config.attn_prediction,
         )
         if query not in opened:
@@ -46,12 +45,11 @@ def open_latencies(cluster: Cluster, config: SimulationConfig) -> dict[int, Late
 
 def _open(query: LatencyQuery, source: str, scale: float) -> LatencyModel:
     latency = open_latency_model(query, source)
-    if query.model.is_moe:
-        try:
-            latency.moe_ns(np.ones(1, dtype=np.int64))  # a source without experts says so before the run
-        except InputError as error:
-            hint = "take another --latency-source, such as calibrated"
-            if query.expert_tp_size > 1:
-                hint += ", or set ep_size to the number of NPUs, so that experts stay whole"
-            raise InputError(error.file, error.field, f"{error.message}; {hint}") from None
+    try:
+        check_serves(latency, query)  # a source without experts says so before the run
+    except NoLatencyError as error:
+        hint = "take another --latency-source, such as calibrated"
+        if query.expert_tp_size > 1:
+            hint += ", or set ep_size to the number of NPUs, so that experts stay whole"
+        raise InputError(error.file, error.field, f"{error.message}; {hint}") from None
     return latency if scale == 1 else ScaledLatencyModel(latency, scale)

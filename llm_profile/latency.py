@@ -5,13 +5,16 @@ A new source is one file with an ``open_*`` and a ``known_*`` function, and one 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from astra_sim.input_error import InputError
 from llm_profile.bundle import known_bundles, open_bundle
-from llm_profile.layers import check_tp_size, layers_beyond_tables
+from llm_profile.layers import check_tp_size, layers_beyond_tables, model_layers
 from llm_profile.model_config import ModelConfig
 from llm_profile.protocol import LatencyModel, LatencyQuery, NoLatencyError, Source
 from llm_profile.roofline import known_descriptions, open_roofline
@@ -25,8 +28,10 @@ __all__ = [
     "LatencySource",
     "NoLatencyError",
     "Source",
+    "check_serves",
     "open_latency_model",
 ]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,11 @@ PREDICTED = "tables"
 
 
 def open_latency_model(query: LatencyQuery, source: str = "auto") -> LatencyModel:
-    """Open the latencies of ``query`` from ``source``: ``auto`` (the first that has them) or one by name."""
+    """Open the latencies of ``query`` from ``source``: ``auto`` (the first that serves it) or one by name.
+
+    ``auto`` passes over what :func:`check_serves` refuses, with a warning. A source that is named is opened as
+    it is; the caller may want a part of it only.
+    """
     check_tp_size(query.model, query.tp_size)
     if source != "auto" and source not in SOURCES:
         names = ", ".join(["auto", *SOURCES])
@@ -69,13 +78,24 @@ def open_latency_model(query: LatencyQuery, source: str = "auto") -> LatencyMode
     names_to_try = list(SOURCES) if source == "auto" else [source]
     if query.predicted_attention:
         names_to_try = [PREDICTED]
-    reasons = []
+    reasons, passed_over = [], []
     for name in names_to_try:
         try:
             _refuse_beyond_tables(name, query.model)
-            return SOURCES[name].open(query)
+            latency = SOURCES[name].open(query)
         except NoLatencyError as error:
             reasons.append(f"{name}: {error}")
+            continue
+        try:
+            if source == "auto":
+                check_serves(latency, query)
+        except NoLatencyError as error:
+            passed_over.append(str(error))
+            continue
+        if passed_over:
+            _log.warning("latencies from %s, because %s", latency.name, "; ".join(passed_over))
+        return latency
+    reasons += passed_over
     if query.predicted_attention:
         reasons.append("the attention predictor needs tables")
     known = sorted({hardware for name in names_to_try for hardware in SOURCES[name].known(query)})
@@ -84,6 +104,20 @@ def open_latency_model(query: LatencyQuery, source: str = "auto") -> LatencyMode
     raise InputError(
         "", "hardware", f"no latencies of {query.model.name} on {query.hardware}; " + "; ".join(reasons)
     )
+
+
+def check_serves(latency: LatencyModel, query: LatencyQuery) -> None:
+    """Ask for everything that an iteration of ``query`` needs; :class:`NoLatencyError` says what is not there."""
+    one = np.ones(1, dtype=np.int64)
+    try:
+        for layer in model_layers(query.model):
+            if layer != "attn":
+                latency.layer_ns(layer, one)
+        latency.attention_ns(one, one, one)
+        if query.model.is_moe:
+            latency.moe_ns(np.ones(query.experts_per_rank, dtype=np.int64))
+    except InputError as error:
+        raise NoLatencyError(error.file, error.field, error.message) from None
 
 
 def _refuse_beyond_tables(source: str, model: ModelConfig) -> None:

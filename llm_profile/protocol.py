@@ -87,8 +87,15 @@ class LatencyQuery:
     cards whose tables were taken with others; only descriptions can."""
     expert_tp_size: int = 1
     """Ranks that share the columns of each expert; 1: experts are whole, spread over ranks (expert parallelism)."""
+    ep_size: int = 1
+    """Ranks that whole experts are spread over; 1: each rank has all experts, or its columns of each."""
     predicted_attention: bool = False
     """Take attention from the predictor beside the tables (``llm_profile.build_predictor``); only tables can."""
+
+    @property
+    def experts_per_rank(self) -> int:
+        """Experts that one rank computes in a block, whole or its columns of each; 0 for a dense model."""
+        return self.model.num_experts // self.ep_size
 
 
 class NoLatencyError(InputError):

@@ -146,6 +146,12 @@ def open_silicon(query: LatencyQuery) -> SiliconLatencyModel:
         raise NoLatencyError(
             "", "hardware", f"{PACKAGE} has no rows of {query.hardware}; it has {', '.join(SYSTEMS)}"
         )
+    if query.model.sliding_window is not None:
+        raise NoLatencyError(
+            "",
+            "sliding_window",
+            f"{query.model.sliding_window}: only attention to all tokens is read from {PACKAGE}",
+        )
     table = load_table(query)
     if table is None:
         table = _materialise(query)

@@ -12,6 +12,8 @@ from astra_sim.input_error import InputError
 from inference_serving.config_builder import load_cluster
 from inference_serving.latencies import open_latencies
 from inference_serving.settings import SimulationConfig
+from llm_profile.latency import SOURCES, LatencySource
+from llm_profile.roofline import RooflineLatencyModel, open_roofline
 
 LLAMA = {"model_name": "meta-llama/Llama-3.1-8B", "npu_mem": {"mem_size": 80, "mem_bw": 3350}}
 
@@ -133,3 +135,27 @@ def test_attention_prediction_needs_tables_and_names_the_instance(tmp_path):
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'cluster.json'}: nodes[0].instances[0].hardware: no latencies of")
     assert message.endswith("; the attention predictor needs tables")
+
+
+class TwoExpertsARank(RooflineLatencyModel):
+    """Latencies of ranks with two experts and of no others."""
+
+    def __init__(self, query) -> None:
+        vars(self).update(vars(open_roofline(query)))
+
+    def moe_ns(self, tokens_per_expert):
+        if len(tokens_per_expert) != 2:
+            raise InputError("rows", "experts", f"none of {len(tokens_per_expert)}")
+        return super().moe_ns(tokens_per_expert)
+
+
+def test_experts_are_asked_for_as_the_ranks_have_them(tmp_path, monkeypatch):
+    """Mixtral has eight experts: two on each of four ranks, all of them in shares without expert parallelism."""
+    sources = {"two": LatencySource(TwoExpertsARank, lambda query: [query.hardware])}
+    monkeypatch.setattr("llm_profile.latency.SOURCES", {**sources, **SOURCES})
+    mixtral = {"model_name": "mistralai/Mixtral-8x7B-v0.1", "npus": 4}
+    spread, split = section(tmp_path, **mixtral, ep_size=4), section(tmp_path, **mixtral)
+    assert q_proj_ns(opened(tmp_path, spread, latency_source="two")[0]) > 0
+    message = "rows: experts: none of 8; take another --latency-source, such as calibrated, or set ep_size "
+    with pytest.raises(InputError, match=message):
+        opened(tmp_path, split, latency_source="two")

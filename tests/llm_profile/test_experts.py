@@ -95,6 +95,18 @@ def test_tables_have_whole_experts_only(tmp_path):
         without.moe_ns(tokens(7))
 
 
+def test_auto_takes_the_next_source_where_tables_have_no_experts_split_over_ranks(tmp_path, caplog):
+    tables(tmp_path)
+    (tmp_path / "CARD").rename(tmp_path / "A6000")
+    query = LatencyQuery("A6000", PHI, 1, profile_dir=tmp_path, expert_tp_size=2)
+    assert open_latency_model(query).name == "calibrated:A6000"
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"latencies from calibrated:A6000, because tables:A6000/{PHI.name}/tp1: "
+        "experts: were measured whole, not split over 2 ranks"
+    )
+
+
 @pytest.mark.parametrize(("batch", "experts"), BATCHES)
 def test_a_bundle_gives_its_batches_back(tmp_path, batch, experts):
     model = bundle(tmp_path)

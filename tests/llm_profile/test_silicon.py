@@ -177,6 +177,10 @@ def test_auto_takes_silicon_before_descriptions_once_it_is_there(fake_package, m
             "no attention rows of 64 heads, 2 K/V heads",
         ),
         (
+            {"model": MODEL.model_copy(update={"sliding_window": 128})},
+            "sliding_window: 128: only attention to all tokens is read from aiconfigurator-core",
+        ),
+        (
             {"mem_bw_gbps": 900},
             "mem_bw: 900 GB/s: these rows were measured on a card with 1000 GB/s",
         ),
@@ -240,3 +244,29 @@ def test_experts_of_a_shape_that_was_not_measured_are_refused(fake_package):
         silicon(model=wide).moe_ns(tokens(1, 1, 1, 1))
     with pytest.raises(InputError, match="no rows of experts"):
         silicon().moe_ns(tokens(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ep_size": 4}, "experts: no rows of 1 experts on a rank, only of 4, 2"),
+        ({"expert_tp_size": 2}, "experts: aiconfigurator-core has no rows of experts of four-heads"),
+    ],
+)
+def test_auto_passes_over_silicon_where_the_experts_of_a_rank_were_not_measured(
+    fake_package, caplog, changes, reason
+):
+    query = LatencyQuery(**{**vars(QUERY), "model": FOUR_EXPERTS, **changes})
+    assert open_latency_model(query).name == "calibrated:H100"
+    (record,) = caplog.records
+    assert (
+        record.getMessage()
+        == f"latencies from calibrated:H100, because {silicon(**vars(query)).name}: {reason}"
+    )
+
+
+@pytest.mark.parametrize("ep_size", [1, 2])
+def test_auto_takes_silicon_where_the_experts_of_a_rank_were_measured(fake_package, caplog, ep_size):
+    query = LatencyQuery(**{**vars(QUERY), "model": FOUR_EXPERTS, "ep_size": ep_size})
+    assert open_latency_model(query).name.startswith("silicon:H100/")
+    assert not caplog.records
