@@ -57,37 +57,42 @@ class ProvenanceTally:
         self._latency = latency
         self._layers = model_layers(model)
         self._owners = owners
-        self._blocks = [frozenset(block_layers(model, block)) for block in range(model.num_hidden_layers)]
+        self._model = model
         self._iterations_of: Counter[tuple[int, int, LayerGroup]] = Counter()
-        self._attention_ns: Counter[Source] = Counter()
+        self._attention_ns: Counter[tuple[Source, LayerGroup]] = Counter()
 
-    def count(self, batch: Batch, blocks: int, attention: AttentionWork | None, ns: int) -> None:
-        """Note one iteration of ``blocks`` blocks, whose ``attention`` (chunks, context, decodes) takes ``ns`` each.
+    def count(self, batch: Batch, attention: AttentionWork | None, ns: int) -> None:
+        """Note one iteration, whose ``attention`` (chunks, context, decodes) takes ``ns`` in each block.
 
         None: the NPUs have none of it.
         """
         self._iterations_of[batch.total_tokens, batch.logit_rows, batch.layer_group] += 1
         if attention is not None:
-            self._attention_ns[self._latency.attention_source(*attention)] += ns * blocks
+            self._attention_ns[self._latency.attention_source(*attention), batch.layer_group] += ns
 
     def time_ns(self, times: LayerTimes) -> Mapping[Source, int]:
         """Compute time so far by provenance, collectives and step overheads left out."""
-        total_ns = Counter(self._attention_ns)
+        total_ns: Counter[Source] = Counter()
+        for (source, layer_group), block_ns in self._attention_ns.items():
+            total_ns[source] += block_ns * len(layer_group.blocks(self._model.num_hidden_layers))
+        runs_of = {group: self._runs(group) for group in {key[2] for key in self._iterations_of}}
         for (tokens, logit_rows, layer_group), iterations in self._iterations_of.items():
-            for layer in self._layers:
-                if layer == _ATTENTION:
-                    continue
+            for layer, layer_runs in runs_of[layer_group].items():
                 rows = logit_rows if layer == _LM_HEAD else tokens
                 if layer == SHARED_EXPERTS:
                     rows = -(-tokens // self._owners)
-                runs = iterations * self._runs(layer, layer_group)
+                runs = iterations * layer_runs
                 spent_ns = int(times.of(rows)[DURATION_SLOT[layer]])
                 total_ns[self._latency.source(layer, rows)] += runs * spent_ns
         return total_ns
 
-    def _runs(self, layer: str, layer_group: LayerGroup) -> int:
-        """How often a layer group runs a layer."""
-        if layer not in _OUTSIDE:
-            blocks = layer_group.blocks(len(self._blocks))
-            return sum(layer in self._blocks[block] for block in blocks)
-        return int(layer_group.is_first if layer == _EMBEDDING else layer_group.is_last)
+    def _runs(self, layer_group: LayerGroup) -> dict[str, int]:
+        """How often a layer group runs each layer but attention."""
+        runs = dict.fromkeys(self._layers, 0)
+        for block in layer_group.blocks(self._model.num_hidden_layers):
+            for layer in block_layers(self._model, block):
+                runs[layer] += 1
+        for layer in _OUTSIDE:
+            runs[layer] = int(layer_group.is_first if layer == _EMBEDDING else layer_group.is_last)
+        del runs[_ATTENTION]
+        return runs

@@ -25,7 +25,7 @@ _PowerMilliwatts = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 class _IniSection(BaseModel):
     """Keys that are read; a DRAMSim3 file has many more, which decide nothing here."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class DramStructure(_IniSection):

@@ -24,4 +24,6 @@ PositiveCount = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """One JSON object of a config: no unknown field, no conversion, no change afterwards."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        defer_build=True, strict=True, extra="forbid", frozen=True, protected_namespaces=()
+    )

@@ -231,18 +231,16 @@ class Simulation:
 
     def form(self, instance: Instance) -> Formed | None:
         """The next batch of an instance, None if it has no work."""
-        now_ns = self.controller.now_ns
-        starved = instance.scheduler.starved
-        batch = instance.scheduler.schedule(now_ns)
-        if instance.spec.role is Role.DECODE and starved and not instance.scheduler.starved:
+        now_ns, scheduler, role = self.controller.now_ns, instance.scheduler, instance.spec.role
+        starved = role is Role.DECODE and scheduler.starved
+        batch = scheduler.schedule(now_ns)
+        if starved and not scheduler.starved:
             self._wake_prefillers()
         if batch is None:
             return None
         if instance.kv_channels is not None:
-            batch = instance.kv_channels.place(batch, instance.scheduler.running)
-        outgoing = {}
-        if instance.spec.role is Role.PREFILL:
-            outgoing = self._mover.tokens_to_send(instance, batch)
+            batch = instance.kv_channels.place(batch, scheduler.running)
+        outgoing = self._mover.tokens_to_send(instance, batch) if role is Role.PREFILL else {}
         instance.host_free_ns = max(now_ns, instance.host_free_ns) + instance.host_ns(batch)
         moves = instance.take_moves(batch)
         return Formed(batch, instance.rows(), outgoing, moves, instance.host_free_ns)

@@ -245,7 +245,7 @@ class Trace:
         return "NONE", 0, "NONE"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made in every iteration, as a Trace
 class _BatchWork:
     """Times of a whole batch, whichever of its parts run: where attention runs, what the experts and channels do."""
 
@@ -291,7 +291,7 @@ class TraceGenerator:
         where instances share them; the embedding reads the token ids from host memory and the sampled ids go
         back there.
         """
-        work = self._work(batch, len(batch.layer_group.blocks(self._instance.model.num_hidden_layers)), wave)
+        work = self._work(batch, wave)
         key = batch.layer_group, tuple(sorted(kv_tokens)), tuple(moves), work.split
         return self._trace(self._shape(key, decode_instances), batch, kv_tokens, moves, work)
 
@@ -309,7 +309,7 @@ class TraceGenerator:
         """
         receivers = tuple(sorted(kv_tokens))
         moves = moves or [NO_MOVES] * len(self._stages)
-        work = self._work(batch, self._instance.model.num_hidden_layers, wave)
+        work = self._work(batch, wave)
         traces = []
         for stage, moved in zip(self._stages, moves, strict=True):
             shape = self._shape((stage, receivers, tuple(moved), work.split), decode_instances)
@@ -331,8 +331,8 @@ class TraceGenerator:
             self._add_expert_sizes(sizes, shape, batch.total_tokens, work.experts, work.wave)
         return Trace(shape, work.durations_ns, sizes, batch.total_tokens, work.experts, work.pim_tasks)
 
-    def _work(self, batch: Batch, blocks: int, wave: WaveShare | None) -> _BatchWork:
-        """Times of a batch of which ``blocks`` blocks run."""
+    def _work(self, batch: Batch, wave: WaveShare | None) -> _BatchWork:
+        """Times of a batch."""
         tokens = batch.total_tokens
         durations_ns, experts, pim_tasks = self._layer_times.of(tokens).copy(), None, None
         attention, split = batch.attention(), ALL_ON_NPU
@@ -341,7 +341,7 @@ class TraceGenerator:
         attention_ns = self._latency.attention_ns(*attention) if split.on_npu else 0
         durations_ns[_ATTENTION] = attention_ns
         durations_ns[_LM_HEAD] = self._layer_times.of(batch.logit_rows)[_LM_HEAD]
-        self._provenance.count(batch, blocks, attention if split.on_npu else None, attention_ns)
+        self._provenance.count(batch, attention if split.on_npu else None, attention_ns)
         if self._experts is not None:
             if self._instance.expert_groups > 1:  # shared experts are whole, and run the rank's own tokens
                 owned = -(-tokens // self._instance.tp_size)

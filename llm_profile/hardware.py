@@ -22,7 +22,7 @@ Sharpness = Annotated[float, Field(ge=1, le=16)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
 
 
 class Memory(_Part):
