@@ -28,7 +28,6 @@ from inference_serving.idle_flags import idle_flag_notes
 from inference_serving.iteration_log import IterationLog
 from inference_serving.latencies import open_latencies
 from inference_serving.logger import set_up_logging
-from inference_serving.memory_series import MemorySeries
 from inference_serving.output import RunResult, collect, summary_json, summary_text
 from inference_serving.power.report import series_text
 from inference_serving.power_model import PowerModel, make_power_model
@@ -37,6 +36,7 @@ from inference_serving.request_csv import csv_text
 from inference_serving.router import needs_prefix_caching
 from inference_serving.settings import SimulationConfig
 from inference_serving.simulation import RunObserver, Simulation, SimulationStallError
+from inference_serving.tiers.memory_series import MemorySeries
 from inference_serving.trace_dump import TraceDump
 from inference_serving.wait_ledger import WaitLedger
 from inference_serving.workload_check import fit_workload

@@ -9,7 +9,7 @@ from pathlib import Path
 from astra_sim import NetworkConfig
 from inference_serving.memory_model import MemoryPlan, Precision
 from inference_serving.pim_model import PimSpec
-from inference_serving.pipeline_stage import PipelineStage, make_stages
+from inference_serving.pipeline.stage import PipelineStage, make_stages
 from inference_serving.placement import Placement
 from inference_serving.power.schema import NodePower
 from inference_serving.settings import SchedulerSettings

@@ -10,7 +10,7 @@ from astra_sim.network_config import Wiring
 from inference_serving.placement import PlacementSection
 from inference_serving.power.schema import PowerSection
 from inference_serving.schema_base import NonNegativeNumber, PositiveCount, PositiveNumber, Section
-from inference_serving.speculation import MOST_DRAFTS
+from inference_serving.speculation.drafts import MOST_DRAFTS
 
 
 class NpuMemory(Section):
@@ -26,7 +26,7 @@ class NpuMemory(Section):
 class CpuMemory(Section):
     """Host memory of one node: GB (2**30 bytes), GB/s (1e9 bytes a second), ns.
 
-    ``pim_config`` names the device that its channels are made of, see :mod:`inference_serving.pim_device`.
+    ``pim_config`` names the device that its channels are made of, see :mod:`inference_serving.pim.device`.
     """
 
     mem_size: PositiveNumber

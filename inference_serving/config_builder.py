@@ -7,29 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from astra_sim.input_error import InputError, read_json_object, validated
-from inference_serving.attention_offloading import (
+from inference_serving.cluster import Cluster, CxlSpec, InstanceSpec, NodeSpec, Role
+from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection
+from inference_serving.experts.parallelism import check_groups, checked_ep_size
+from inference_serving.memory_model import GIB, MemoryPlan, Precision
+from inference_serving.memory_places import settle_places
+from inference_serving.network_builder import build_network
+from inference_serving.pim.attention_offloading import (
     check_offloaded,
     in_unison,
     pim_of_instance,
     pim_of_node,
     with_kv_in_memory,
 )
-from inference_serving.cluster import Cluster, CxlSpec, InstanceSpec, NodeSpec, Role
-from inference_serving.cluster_schema import ClusterSection, InstanceSection, NodeSection
-from inference_serving.expert_parallelism import check_groups, checked_ep_size
-from inference_serving.memory_model import GIB, MemoryPlan, Precision
-from inference_serving.memory_places import settle_places
-from inference_serving.network_builder import build_network
 from inference_serving.pim_model import PimSpec
-from inference_serving.pipeline_config import check_pipelines, checked_partition
+from inference_serving.pipeline.config import check_pipelines, checked_partition
+from inference_serving.pipeline.memory import Layout, tightest_plan
 from inference_serving.placement import Placement, all_on_npu, resolve
 from inference_serving.policies import check_policy, is_policy, policy_names
 from inference_serving.policies.options import parse_pairs
 from inference_serving.power.schema import NodePower
 from inference_serving.precision import kv_bits_of, weight_bits_of
 from inference_serving.settings import SchedulerSettings, SimulationConfig
-from inference_serving.speculation_options import refuse_with_speculation, speculation_of_instance
-from inference_serving.stage_memory import Layout, tightest_plan
+from inference_serving.speculation.options import refuse_with_speculation, speculation_of_instance
 from llm_profile.layers import check_tp_size
 from llm_profile.model_config import ModelConfig, load_model_config
 

@@ -23,7 +23,7 @@ from inference_serving.settings import (
     SchedulerSettings,
     SimulationConfig,
 )
-from inference_serving.speculation_options import add_speculation_flags, speculation_of_flags
+from inference_serving.speculation.options import add_speculation_flags, speculation_of_flags
 from llm_profile.latency import PREDICTED, SOURCES
 
 _DEFAULT_CLUSTER = Path("cluster_config/single_node_single_instance.json")

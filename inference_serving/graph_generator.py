@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from astra_sim import CollectiveKind, Graph, Node, NodeKind
-from inference_serving.interleaved_graphs import take_turns
 from inference_serving.kv_transfer import HeadTransfer
+from inference_serving.pim.interleaved_graphs import take_turns
 from inference_serving.placement import HOST_MEMORY
 from inference_serving.trace_shape import (
     ALL_REDUCE_SLOT,

@@ -13,22 +13,22 @@ from inference_serving.cluster import InstanceSpec, Role
 from inference_serving.gate_function import ExpertRouting
 from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.kv_cache import KvCache
-from inference_serving.kv_channels import KvChannels
-from inference_serving.kv_tiers import KvTiers
-from inference_serving.pim_trace import offloaded_attention
-from inference_serving.pipeline_costs import make_forecaster
-from inference_serving.pipeline_scheduler import PipelineScheduler
+from inference_serving.pim.kv_channels import KvChannels
+from inference_serving.pim.sub_batches import SubBatchTraces
+from inference_serving.pim.trace import offloaded_attention
+from inference_serving.pipeline.costs import make_forecaster
+from inference_serving.pipeline.scheduler import PipelineScheduler
 from inference_serving.policies import make_prefill_policy, policy_names
 from inference_serving.policies.options import PolicyOptions
-from inference_serving.prefill_backlog import PrefillBacklog
 from inference_serving.prefill_costs import PrefillCosts
 from inference_serving.prefix_cache import PrefixKvCache
 from inference_serving.request import Batch, Request
-from inference_serving.routing_target import QueuedPrefill
+from inference_serving.routers.prefill_backlog import PrefillBacklog
+from inference_serving.routers.target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
 from inference_serving.slowdown import REFERENCE_CHUNK_TOKENS
-from inference_serving.speculative_scheduler import SpeculativeScheduler
-from inference_serving.sub_batches import SubBatchTraces
+from inference_serving.speculation.scheduler import SpeculativeScheduler
+from inference_serving.tiers.kv_tiers import KvTiers
 from inference_serving.trace_generator import NO_MOVES, TraceGenerator
 from inference_serving.trace_shape import KvMoveKind
 

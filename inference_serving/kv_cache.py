@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from inference_serving.kv_tiers import KvTiers
     from inference_serving.request import Request
+    from inference_serving.tiers.kv_tiers import KvTiers
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from inference_serving.layer_group import WHOLE_MODEL
-from inference_serving.pipeline_stage import ModelPart
+from inference_serving.pipeline.stage import ModelPart
 from inference_serving.placement import NPU, Place, Placement, row_layers
 from llm_profile.layers import kv_bytes_per_token, parameters_per_rank, stored_elements
 from llm_profile.model_config import ModelConfig

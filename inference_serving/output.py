@@ -9,7 +9,6 @@ from typing import Any
 
 from inference_serving.cluster import Cluster, Role
 from inference_serving.kv_cache import PrefixStatistics
-from inference_serving.kv_tiers import KvTiers
 from inference_serving.metrics import (
     Distribution,
     LatencySummary,
@@ -20,14 +19,15 @@ from inference_serving.metrics import (
     throughput,
 )
 from inference_serving.pim_model import PimSpec
-from inference_serving.pipeline_report import PipelineSummary
+from inference_serving.pipeline.report import PipelineSummary
 from inference_serving.power.report import EnergyReport, energy_facts, energy_lines
-from inference_serving.prefix_pool import PrefixPool
 from inference_serving.session_summary import SessionSummary, session_facts, session_lines, summarise_sessions
 from inference_serving.simulation import Simulation
 from inference_serving.slowdown import ClassSummary, Fairness, PrefillFacts, by_class
-from inference_serving.speculation import DraftStatistics, draft_facts, draft_lines
-from inference_serving.tier_report import (
+from inference_serving.speculation.drafts import DraftStatistics, draft_facts, draft_lines
+from inference_serving.tiers.kv_tiers import KvTiers
+from inference_serving.tiers.prefix_pool import PrefixPool
+from inference_serving.tiers.report import (
     pool_facts,
     pool_lines,
     pools_of,

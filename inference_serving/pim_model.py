@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_serving.pim_device import PimDevice
+from inference_serving.pim.device import PimDevice
 from inference_serving.request import Int64Array
 from llm_profile.layers import heads_per_rank
 from llm_profile.model_config import ModelConfig

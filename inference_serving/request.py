@@ -15,7 +15,7 @@ from inference_serving.request_spec import SessionTurn
 
 if TYPE_CHECKING:
     from inference_serving.policies.prefill import PrefillJob
-    from inference_serving.prefix_pool import ChunkKey
+    from inference_serving.tiers.prefix_pool import ChunkKey
 
 Int64Array = NDArray[np.int64]
 AttentionWork = tuple[Int64Array, Int64Array, Int64Array]
@@ -118,7 +118,7 @@ class Batch:
     means that the row sits this iteration out. ``sequences`` counts the rows that do not, ``prompt_tokens``
     the tokens of rows that are still in their prompt. ``layer_group`` says which blocks run; all numbers are
     those of the whole iteration in each of its groups, and are done with the last. ``kv_groups`` has the channels
-    of each row's KV where attention is offloaded, see :class:`~inference_serving.kv_channels.KvChannels`.
+    of each row's KV where attention is offloaded, see :class:`~inference_serving.pim.kv_channels.KvChannels`.
     """
 
     grants: Int64Array
@@ -136,7 +136,7 @@ class Batch:
 
     @property
     def draft_steps(self) -> int:
-        """Steps of drafting that come before it; see :mod:`inference_serving.speculative_scheduler`."""
+        """Steps of drafting that come before it; see :mod:`inference_serving.speculation.scheduler`."""
         return 0
 
     def attention(self) -> AttentionWork:

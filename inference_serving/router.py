@@ -13,8 +13,8 @@ import numpy as np
 from inference_serving.policies.options import options_of, parse_bool
 from inference_serving.registry import CustomRegistry
 from inference_serving.request import Request
-from inference_serving.routing_target import RoutingTarget
-from inference_serving.session_routers import StickySessions
+from inference_serving.routers.session import StickySessions
+from inference_serving.routers.target import RoutingTarget
 
 _STICKY = "sticky"
 """An option of every router: later turns of a session follow the first one."""
@@ -42,12 +42,12 @@ ROUTERS: CustomRegistry[RouterFactory] = CustomRegistry(
     ("route",),
     {
         "LOAD": f"{__name__}:LeastLoaded",
-        "LWL": "inference_serving.prefill_routers:LeastWorkLeft",
-        "MSC": "inference_serving.prefill_routers:MinimalSlowdownCost",
-        "PREFIX": "inference_serving.session_routers:LongestPrefix",
+        "LWL": "inference_serving.routers.prefill:LeastWorkLeft",
+        "MSC": "inference_serving.routers.prefill:MinimalSlowdownCost",
+        "PREFIX": "inference_serving.routers.session:LongestPrefix",
         "RAND": f"{__name__}:Random",
         "RR": f"{__name__}:RoundRobin",
-        "SITA": "inference_serving.prefill_routers:SizeInterval",
+        "SITA": "inference_serving.routers.prefill:SizeInterval",
     },
 )
 

@@ -19,7 +19,7 @@ from inference_serving.policies import make_policy
 from inference_serving.request import Batch, Int64Array, Request, RequestState
 from inference_serving.running_table import RunningTable
 from inference_serving.settings import SchedulerSettings
-from inference_serving.speculation import DraftStatistics
+from inference_serving.speculation.drafts import DraftStatistics
 from inference_serving.waiting_queue import WaitingQueue
 
 _TRIM_CLOCK_EVERY = 4096

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from astra_sim.et import Dialect
 from astra_sim.ns3_backend import Ns3Options
-from inference_serving.speculation import Speculation
+from inference_serving.speculation.drafts import Speculation
 
 DEFAULT_PREFIX_CHUNK_TOKENS = 256
 

@@ -13,20 +13,20 @@ from inference_serving.arrivals import Arrivals, request_of
 from inference_serving.cluster import Cluster, InstanceSpec, Role
 from inference_serving.controller import EngineController, make_controller
 from inference_serving.disaggregation import KvMover
+from inference_serving.experts.wave import DpGroup, PredictedWave, predicted_waves
 from inference_serving.gate_function import ExpertRouting, make_expert_routing
 from inference_serving.host_overhead import HostOverhead
 from inference_serving.instance import NOBODYS, Formed, Instance
-from inference_serving.pipeline import PipelineGroup, StageRun
-from inference_serving.pipeline_costs import make_costs
+from inference_serving.pipeline.costs import make_costs
+from inference_serving.pipeline.stage_run import PipelineGroup, StageRun
 from inference_serving.prefill_costs import SerialTimes
 from inference_serving.request import Batch, Request
 from inference_serving.request_spec import RequestSpec
 from inference_serving.router import make_decode_router, make_router
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
-from inference_serving.tier_builder import make_tiers
+from inference_serving.tiers.builder import make_tiers
 from inference_serving.trace_generator import Trace
-from inference_serving.wave import DpGroup, PredictedWave, predicted_waves
 from llm_profile.latency import LatencyModel
 
 _ITERATION_PART = 0

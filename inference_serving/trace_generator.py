@@ -14,12 +14,12 @@ from types import MappingProxyType
 import numpy as np
 
 from inference_serving.cluster import InstanceSpec
-from inference_serving.expert_times import ExpertTally, ExpertTimes, ExpertWork, WaveShare
+from inference_serving.experts.times import ExpertTally, ExpertTimes, ExpertWork, WaveShare
 from inference_serving.gate_function import Balanced, ExpertRouting
 from inference_serving.layer_times import LayerTimes, ProvenanceTally
 from inference_serving.memory_model import activation_bytes
-from inference_serving.pim_trace import offloaded_attention
-from inference_serving.pipeline_stage import ModelPart
+from inference_serving.pim.trace import offloaded_attention
+from inference_serving.pipeline.stage import ModelPart
 from inference_serving.request import Batch, Int64Array
 from inference_serving.trace_shape import (
     ALL_ON_NPU,

@@ -16,7 +16,7 @@ import numpy as np
 from inference_serving.cluster import InstanceSpec
 from inference_serving.kv_transfer import HeadTransfer, head_transfers
 from inference_serving.layer_group import WHOLE_MODEL
-from inference_serving.pipeline_stage import ModelPart, PipelineStage
+from inference_serving.pipeline.stage import ModelPart, PipelineStage
 from inference_serving.placement import CPU, NPU, Place, row_layers
 from inference_serving.request import Int64Array
 from llm_profile.layers import EXPERTS, GATE, LAYERS, OTHER_LAYERS, stored_elements

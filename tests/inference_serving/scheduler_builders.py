@@ -8,12 +8,12 @@ import numpy as np
 
 from inference_serving.async_scheduler import AsyncScheduler
 from inference_serving.kv_cache import KvCache
-from inference_serving.pipeline_scheduler import PipelineScheduler
+from inference_serving.pipeline.scheduler import PipelineScheduler
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import IterationOutcome, Scheduler
 from inference_serving.settings import SchedulerSettings
-from inference_serving.speculation import Speculation
-from inference_serving.speculative_scheduler import SpeculativeScheduler
+from inference_serving.speculation.drafts import Speculation
+from inference_serving.speculation.scheduler import SpeculativeScheduler
 
 Item = tuple[str, int, int]
 ITERATION_NS = 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from inference_serving.kv_channels import KvChannels
+from inference_serving.pim.kv_channels import KvChannels
 from inference_serving.request import Batch, Request
 
 

@@ -23,13 +23,13 @@ from inference_serving.layer_group import WHOLE_MODEL
 from inference_serving.memory_places import MemoryId, spare_bytes
 from inference_serving.placement import CPU, Place
 from inference_serving.policies import prefill_policy_names
-from inference_serving.prefix_pool import ChunkKey, PrefixPool
 from inference_serving.request import Batch, Request
 from inference_serving.request_spec import RequestSpec
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from inference_serving.simulation import Simulation
-from inference_serving.spare_memory import SpareMemory
-from inference_serving.tier_builder import make_tiers
+from inference_serving.tiers.builder import make_tiers
+from inference_serving.tiers.prefix_pool import ChunkKey, PrefixPool
+from inference_serving.tiers.spare_memory import SpareMemory
 from inference_serving.trace_generator import TraceGenerator
 from inference_serving.trace_shape import KvMoveKind
 

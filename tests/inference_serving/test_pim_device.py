@@ -6,7 +6,7 @@ import pytest
 from pim_clusters import INI
 
 from astra_sim.input_error import InputError
-from inference_serving.pim_device import load_device
+from inference_serving.pim.device import load_device
 
 
 @pytest.mark.parametrize(

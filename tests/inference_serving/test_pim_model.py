@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pim_clusters import INI
 
-from inference_serving.pim_device import load_device
+from inference_serving.pim.device import load_device
 from inference_serving.pim_model import (
     FIXED_TOKENS,
     MOST_CHANNELS,

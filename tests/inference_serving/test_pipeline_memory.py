@@ -18,11 +18,11 @@ from inference_serving.memory_model import (
     prefetch_buffer_bytes,
     weight_bytes_by_place,
 )
-from inference_serving.pipeline_stage import even_partition, make_stages
+from inference_serving.pipeline.memory import Layout, tightest_plan
+from inference_serving.pipeline.stage import even_partition, make_stages
 from inference_serving.placement import CPU, PlacementSection, all_on_npu, resolve
 from inference_serving.request_spec import RequestSpec
 from inference_serving.settings import SchedulerSettings, SimulationConfig
-from inference_serving.stage_memory import Layout, tightest_plan
 from llm_profile.layers import BLOCK_LAYERS, layer_shape, weight_bytes
 from llm_profile.model_config import load_model_config
 

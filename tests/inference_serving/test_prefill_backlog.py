@@ -11,9 +11,9 @@ from inference_serving.hol_scheduler import ActivationBlocks, HolScheduler
 from inference_serving.instance import Instance
 from inference_serving.kv_cache import KvCache
 from inference_serving.policies import make_prefill_policy
-from inference_serving.prefill_backlog import PrefillBacklog
 from inference_serving.prefix_cache import PrefixKvCache
 from inference_serving.request import Request
+from inference_serving.routers.prefill_backlog import PrefillBacklog
 from inference_serving.scheduler import Scheduler
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from inference_serving.simulation import Simulation

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from inference_serving.request import Request
 from inference_serving.router import LeastLoaded, make_decode_router, make_router
-from inference_serving.routing_target import QueuedPrefill, RoutingTarget, work_left_ns
+from inference_serving.routers.target import QueuedPrefill, RoutingTarget, work_left_ns
 from inference_serving.settings import SimulationConfig
 
 NOW_NS = 1000

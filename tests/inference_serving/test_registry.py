@@ -93,5 +93,5 @@ def test_a_run_imports_no_policy_or_router_but_its_own():
     imported = set(said.stdout.split())
     unused = {"bounded_overtake", "aging", "deadlines", "fair", "feedback", "long_caps", "shortest"}
     assert not imported & {policies + name for name in unused} | imported & {
-        "inference_serving.prefill_routers"
+        "inference_serving.routers.prefill"
     }

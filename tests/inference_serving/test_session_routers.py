@@ -11,7 +11,7 @@ from session_runs import growing, session, simulation_of
 from inference_serving.request import Request
 from inference_serving.request_spec import SessionTurn
 from inference_serving.router import make_decode_router, make_router
-from inference_serving.session_routers import StickySessions
+from inference_serving.routers.session import StickySessions
 from inference_serving.settings import SimulationConfig
 
 

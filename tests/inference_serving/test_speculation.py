@@ -33,7 +33,7 @@ from inference_serving.cluster import Role
 from inference_serving.output import collect
 from inference_serving.request_csv import csv_text
 from inference_serving.settings import SchedulerSettings, SimulationConfig
-from inference_serving.speculation import Speculation
+from inference_serving.speculation.drafts import Speculation
 
 
 def speculating(tokens: int, rate: float, overhead_ns: int = 0, **config: Any) -> SimulationConfig:

@@ -25,8 +25,8 @@ from test_scheduler_reference import (
 
 from inference_serving.kv_cache import KvCache
 from inference_serving.settings import SchedulerSettings
-from inference_serving.speculation import DraftStatistics, Speculation
-from inference_serving.speculative_scheduler import SpeculativeBatch, SpeculativeScheduler
+from inference_serving.speculation.drafts import DraftStatistics, Speculation
+from inference_serving.speculation.scheduler import SpeculativeBatch, SpeculativeScheduler
 
 ENDLESS = 10**6
 

@@ -13,9 +13,9 @@ from astra_sim import Engine, Graph, Node, NodeKind
 from inference_serving.cluster import InstanceSpec
 from inference_serving.controller import EngineController
 from inference_serving.graph_generator import build_graphs
-from inference_serving.interleaved_graphs import holds_a_unit, take_turns
+from inference_serving.pim.interleaved_graphs import holds_a_unit, take_turns
+from inference_serving.pim.sub_batches import SubBatchTraces, split_batch
 from inference_serving.request import Batch
-from inference_serving.sub_batches import SubBatchTraces, split_batch
 from inference_serving.trace_generator import TraceGenerator
 
 

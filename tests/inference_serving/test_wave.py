@@ -14,6 +14,7 @@ from moe_clusters import BLOCKS, EXPERTS, HIDDEN, PER_TOKEN, MoeLatency, expert_
 
 from astra_sim import CollectiveKind, NodeKind
 from astra_sim.input_error import InputError
+from inference_serving.experts.wave import DUMMY_WORK, WaveTraces, predicted_waves
 from inference_serving.gate_function import Balanced
 from inference_serving.graph_generator import build_wave_graphs
 from inference_serving.host_overhead import HostOverhead
@@ -22,7 +23,6 @@ from inference_serving.prefill_costs import PrefillCosts, SerialTimes
 from inference_serving.request import Batch
 from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
 from inference_serving.trace_generator import Trace, TraceGenerator
-from inference_serving.wave import DUMMY_WORK, WaveTraces, predicted_waves
 
 
 def group_of(folder: Path, members: int = 2, npus: int = 1, ep_size: int | None = None, **extra):

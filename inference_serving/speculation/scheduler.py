@@ -21,7 +21,7 @@ from inference_serving.request import AttentionWork, Batch, Int64Array, Request
 from inference_serving.running_table import RunningTable
 from inference_serving.scheduler import Scheduler
 from inference_serving.settings import SchedulerSettings
-from inference_serving.speculation import DraftStatistics
+from inference_serving.speculation.drafts import DraftStatistics
 
 
 @dataclass(slots=True)

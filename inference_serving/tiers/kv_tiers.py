@@ -18,9 +18,9 @@ from inference_serving.layer_group import LayerGroup
 from inference_serving.memory_places import MemoryId
 from inference_serving.placement import Place
 from inference_serving.prefix_cache import block_hashes
-from inference_serving.prefix_pool import ChunkKey, PrefixPool
 from inference_serving.request import Int64Array, Request
-from inference_serving.spare_memory import SpareMemory
+from inference_serving.tiers.prefix_pool import ChunkKey, PrefixPool
+from inference_serving.tiers.spare_memory import SpareMemory
 from inference_serving.trace_shape import KvMoveKind
 from llm_profile.layers import kv_bytes_per_token
 

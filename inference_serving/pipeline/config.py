@@ -5,7 +5,7 @@ from __future__ import annotations
 from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster, InstanceSpec, Role
 from inference_serving.cluster_schema import InstanceSection
-from inference_serving.pipeline_stage import even_partition
+from inference_serving.pipeline.stage import even_partition
 from inference_serving.policies import policy_names
 from inference_serving.settings import SimulationConfig
 from llm_profile.model_config import ModelConfig

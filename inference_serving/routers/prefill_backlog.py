@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inference_serving.hol_scheduler import HolScheduler
-from inference_serving.pipeline_costs import make_forecaster
+from inference_serving.pipeline.costs import make_forecaster
 from inference_serving.policies.options import PolicyOptions
 from inference_serving.policies.ordered import OrderedPolicy
 from inference_serving.policies.prefill import PrefillJob
 from inference_serving.prefill_costs import PrefillCosts
 from inference_serving.request import Batch, Request
-from inference_serving.routing_target import QueuedPrefill
+from inference_serving.routers.target import QueuedPrefill
 from inference_serving.scheduler import Scheduler
 
 

@@ -8,7 +8,7 @@ from inference_serving.instance import Instance
 from inference_serving.kv_cache import PrefixStatistics
 from inference_serving.request import Batch
 from inference_serving.scheduler import IterationOutcome
-from inference_serving.tier_report import pools_of
+from inference_serving.tiers.report import pools_of
 from inference_serving.trace_generator import Trace
 
 _MIB = 1 << 20

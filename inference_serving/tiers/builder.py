@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster, InstanceSpec, Role
-from inference_serving.kv_tiers import KvTiers
 from inference_serving.memory_places import MemoryId, spare_bytes
 from inference_serving.placement import CPU, Place
-from inference_serving.prefix_pool import PrefixPool
 from inference_serving.settings import SimulationConfig
-from inference_serving.spare_memory import SpareMemory
+from inference_serving.tiers.kv_tiers import KvTiers
+from inference_serving.tiers.prefix_pool import PrefixPool
+from inference_serving.tiers.spare_memory import SpareMemory
 from llm_profile.layers import kv_bytes_per_token
 
 

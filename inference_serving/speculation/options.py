@@ -8,7 +8,7 @@ from astra_sim.input_error import InputError
 from inference_serving.cluster_schema import InstanceSection
 from inference_serving.policies import policy_names
 from inference_serving.settings import SchedulerSettings, SimulationConfig
-from inference_serving.speculation import MOST_DRAFTS, Speculation
+from inference_serving.speculation.drafts import MOST_DRAFTS, Speculation
 
 _MOST_NS = 10**12
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from inference_serving.cluster import InstanceSpec
 from inference_serving.controller import EngineController
-from inference_serving.expert_times import ExpertTimes, WaveShare
+from inference_serving.experts.times import ExpertTimes, WaveShare
 from inference_serving.gate_function import ExpertRouting
 from inference_serving.instance import Formed, Instance
 from inference_serving.prefill_costs import SerialTimes

@@ -13,7 +13,7 @@ from astra_sim.input_error import InputError
 from inference_serving.cluster import InstanceSpec
 from inference_serving.cluster_schema import CpuMemory, InstanceSection
 from inference_serving.memory_model import GIB
-from inference_serving.pim_device import load_device
+from inference_serving.pim.device import load_device
 from inference_serving.pim_model import PimSpec, channels_in_unison
 from inference_serving.placement import CPU, Placement, PlacementSection
 from inference_serving.settings import SchedulerSettings, SimulationConfig

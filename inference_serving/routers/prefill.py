@@ -13,7 +13,7 @@ import numpy as np
 
 from inference_serving.policies.options import check_range
 from inference_serving.request import Request
-from inference_serving.routing_target import QueuedPrefill, RoutingTarget, work_left_ns
+from inference_serving.routers.target import QueuedPrefill, RoutingTarget, work_left_ns
 
 
 def _least_work(request: Request, targets: Sequence[RoutingTarget], among: Iterable[int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inference_serving.memory_model import MemoryPlan, Precision, plan_memory
-from inference_serving.pipeline_stage import make_stages
+from inference_serving.pipeline.stage import make_stages
 from inference_serving.placement import Placement
 from llm_profile.model_config import ModelConfig
 

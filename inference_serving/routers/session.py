@@ -10,7 +10,7 @@ import numpy as np
 
 from inference_serving.policies.options import check_range
 from inference_serving.request import Request
-from inference_serving.routing_target import RoutingTarget
+from inference_serving.routers.target import RoutingTarget
 
 if TYPE_CHECKING:
     from inference_serving.router import Router

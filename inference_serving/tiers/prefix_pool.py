@@ -13,7 +13,7 @@ from typing import NamedTuple
 from inference_serving.kv_cache import PrefixStatistics
 from inference_serving.memory_places import MemoryId
 from inference_serving.placement import Place
-from inference_serving.spare_memory import SpareMemory
+from inference_serving.tiers.spare_memory import SpareMemory
 
 
 class ChunkKey(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any
 
 from inference_serving.instance import Instance
 from inference_serving.kv_cache import PrefixStatistics
-from inference_serving.kv_tiers import KvTiers
-from inference_serving.prefix_pool import PrefixPool
+from inference_serving.tiers.kv_tiers import KvTiers
+from inference_serving.tiers.prefix_pool import PrefixPool
 
 _MIB = 1 << 20
 

@@ -1,0 +1,1 @@
+"""Mixtures of experts: times, parallelism, data-parallel waves (docs/moe.md)."""

@@ -1,0 +1,1 @@
+"""Speculative decoding: drafts, flags, scheduler (docs/speculative.md)."""
