@@ -97,6 +97,10 @@ digest = hashlib.sha256(f"{pathlib.Path.cwd()}\0{sys.version}\0{sys.argv[1]}\0".
 for path in paths:
     content = path.read_bytes()
     digest.update(f"{path.as_posix()}\0{len(content)}\0".encode() + content)
+# an installed package knows its modules by name, so a module that has moved is found only after another install
+for package in ("inference_serving", "llm_profile", "astra-sim/astra_sim"):
+    for path in sorted(pathlib.Path(package).rglob("*.py")):
+        digest.update(f"{path.as_posix()}\0".encode())
 print(digest.hexdigest())
 END
 }

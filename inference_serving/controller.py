@@ -16,7 +16,7 @@ from inference_serving.external_engine import ExternalController
 from inference_serving.graph_fusion import FusedGraphs
 from inference_serving.graph_generator import build_graphs, build_wave_graphs, wave_npus
 from inference_serving.settings import SimulationConfig
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 from inference_serving.trace_shape import TraceShape
 
 

@@ -24,7 +24,7 @@ from astra_sim.et import Dialect
 from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster
 from inference_serving.graph_generator import build_graphs
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 
 def network_config(cluster: Cluster) -> NetworkConfig:

@@ -19,7 +19,7 @@ from astra_sim.input_error import InputError
 from inference_serving.cluster import Cluster
 from inference_serving.engine_inputs import write_engine_inputs
 from inference_serving.graph_generator import build_graphs
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 _FINISH = re.compile(r"sys\[(\d+)\] finished, (\d+) cycles")
 

@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from inference_serving.instance import Instance
 from inference_serving.request import Batch
 from inference_serving.scheduler import IterationOutcome
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 COLUMNS = ("instance", "start", "end", "prefills", "prefill_tokens", "decodes", "group", "groups")
 

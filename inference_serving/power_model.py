@@ -19,7 +19,7 @@ from inference_serving.power.request_energy import RequestEnergy
 from inference_serving.power.staged_energy import StagedEnergy
 from inference_serving.request import Batch, Int64Array
 from inference_serving.scheduler import IterationOutcome
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 _MOST_INTERVALS = 10**6
 _LEAST_INTERVAL_NS = 10**6

@@ -12,7 +12,8 @@ from inference_serving.gate_function import ExpertRouting
 from inference_serving.host_overhead import HostOverhead
 from inference_serving.layer_group import WHOLE_MODEL, LayerGroup, layer_groups
 from inference_serving.request import Batch
-from inference_serving.trace_generator import Trace, TraceGenerator
+from inference_serving.trace import Trace
+from inference_serving.trace_generator import TraceGenerator
 from inference_serving.trace_shape import DURATION_SLOT
 from llm_profile.latency import LatencyModel
 

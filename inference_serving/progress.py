@@ -12,7 +12,7 @@ from astra_sim.lazy import lazy_module
 from inference_serving.instance import Instance
 from inference_serving.request import Batch
 from inference_serving.scheduler import IterationOutcome
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 if TYPE_CHECKING:
     from rich import console, progress

@@ -26,7 +26,7 @@ from inference_serving.router import make_decode_router, make_router
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import SimulationConfig
 from inference_serving.tiers.builder import make_tiers
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 from llm_profile.latency import LatencyModel
 
 _ITERATION_PART = 0

@@ -15,7 +15,7 @@ from inference_serving.instance import Instance
 from inference_serving.request import Batch
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.settings import DumpSettings
-from inference_serving.trace_generator import Trace, TraceRow
+from inference_serving.trace import Trace, TraceRow
 
 _HEADER = (
     "Layername",

@@ -19,7 +19,7 @@ import numpy as np
 from inference_serving.instance import InFlight, Instance
 from inference_serving.request import Batch, Request
 from inference_serving.scheduler import IterationOutcome, Refusal
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 NOBODY = -1
 

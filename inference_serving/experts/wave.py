@@ -18,7 +18,8 @@ from inference_serving.gate_function import ExpertRouting
 from inference_serving.instance import Formed, Instance
 from inference_serving.prefill_costs import SerialTimes
 from inference_serving.request import Batch
-from inference_serving.trace_generator import Trace, TraceGenerator
+from inference_serving.trace import Trace
+from inference_serving.trace_generator import TraceGenerator
 from llm_profile.latency import LatencyModel
 
 DUMMY_WORK: Final = Batch(np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64), 1, 0, 1)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from inference_serving.cluster import InstanceSpec
 from inference_serving.experts.times import WaveShare
 from inference_serving.request import Batch
-from inference_serving.trace_generator import NO_MOVES, Trace, TraceGenerator
+from inference_serving.trace import Trace
+from inference_serving.trace_generator import NO_MOVES, TraceGenerator
 from inference_serving.trace_shape import KvMoveKind, TraceShape
 
 

@@ -16,7 +16,7 @@ from inference_serving.policies.options import PolicyOptions
 from inference_serving.policies.prefill import Forecast
 from inference_serving.prefill_costs import ATTENTION_SLOT, PrefillCosts, SerialTimes, even_batch
 from inference_serving.request import Batch
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 from llm_profile.latency import LatencyModel
 
 

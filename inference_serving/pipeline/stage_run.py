@@ -17,7 +17,7 @@ from astra_sim import Completion
 from inference_serving.controller import Controller, EngineController
 from inference_serving.instance import NOBODYS, Formed, Instance
 from inference_serving.request import Batch
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 _COMPUTE_PART = 0
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from astra_sim import CollectiveKind, Graph, Node, NodeKind
 from inference_serving.graph_generator import build_graphs
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 from inference_serving.trace_shape import TraceShape
 
 FloatArray = NDArray[np.float64]

@@ -15,7 +15,7 @@ from inference_serving.cluster import InstanceSpec
 from inference_serving.power.bins import Draw, EnergyBins
 from inference_serving.power.component import PowerComponent, PoweredNode, make_components
 from inference_serving.power.iteration_work import FloatArray, IterationWork
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 from inference_serving.trace_shape import TraceShape
 
 

@@ -9,7 +9,7 @@ from inference_serving.kv_cache import PrefixStatistics
 from inference_serving.request import Batch
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.tiers.report import pools_of
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 _MIB = 1 << 20
 

@@ -19,7 +19,7 @@ from inference_serving.request_spec import RequestSpec
 from inference_serving.scheduler import IterationOutcome, Scheduler
 from inference_serving.settings import SimulationConfig
 from inference_serving.simulation import RunObserver, Simulation
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 
 class InLayerGroups:

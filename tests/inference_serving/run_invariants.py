@@ -15,7 +15,7 @@ from inference_serving.request import Batch, Request
 from inference_serving.request_spec import RequestSpec
 from inference_serving.scheduler import IterationOutcome
 from inference_serving.simulation import Simulation
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 from inference_serving.trace_shape import KvMoveKind
 from llm_profile.layers import kv_bytes_per_token
 

@@ -12,7 +12,8 @@ from astra_sim import Engine
 from inference_serving.controller import EngineController
 from inference_serving.request import Batch
 from inference_serving.settings import SchedulerSettings, SimulationConfig
-from inference_serving.trace_generator import Trace, TraceGenerator
+from inference_serving.trace import Trace
+from inference_serving.trace_generator import TraceGenerator
 
 MIXED = [(300, 5), (20, 1), (7, 40), (150, 12), (1, 3)]
 CHUNKED = SimulationConfig(scheduler=SchedulerSettings(max_num_batched_tokens=64))

@@ -27,7 +27,7 @@ from inference_serving.instance import Instance
 from inference_serving.request import Request
 from inference_serving.settings import SchedulerSettings, SimulationConfig
 from inference_serving.simulation import Simulation
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 BLOCKS = 2  # of the test model
 BLOCK_KV_BYTES = KV_BYTES_PER_TOKEN // BLOCKS  # K and V of one token in one block, all heads

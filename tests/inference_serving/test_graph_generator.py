@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from astra_sim import CollectiveKind, Graph, Node, NodeKind
 from inference_serving.graph_generator import build_graphs
-from inference_serving.trace_shape import TraceShape, build_shape
+from inference_serving.shape_builder import build_shape
+from inference_serving.trace_shape import TraceShape
 
 LAYERS = ("embedding", *BLOCK, "final_layernorm", "lm_head")
 ROWS, ROPE_ROWS = 27, (5, 17)  # of the two-block test model

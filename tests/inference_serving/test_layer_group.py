@@ -21,7 +21,8 @@ from inference_serving.graph_generator import build_graphs
 from inference_serving.layer_group import WHOLE_MODEL, LayerGroup, layer_groups
 from inference_serving.placement import all_on_npu
 from inference_serving.request import Batch
-from inference_serving.trace_generator import Trace, TraceGenerator
+from inference_serving.trace import Trace
+from inference_serving.trace_generator import TraceGenerator
 
 BLOCK_KV_BYTES = 2 * 4 * 16 * 2  # K and V of one token in one block of the tiny model
 

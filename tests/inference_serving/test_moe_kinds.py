@@ -21,8 +21,9 @@ from inference_serving.host_overhead import HostOverhead
 from inference_serving.layer_group import layer_groups
 from inference_serving.output import collect
 from inference_serving.prefill_costs import PrefillCosts, SerialTimes
+from inference_serving.shape_builder import build_shape
 from inference_serving.trace_generator import TraceGenerator
-from inference_serving.trace_shape import DURATION_SLOT, build_shape
+from inference_serving.trace_shape import DURATION_SLOT
 from llm_profile.latency import Source
 
 BLOCKS, DENSE_BLOCKS, MLP = 5, 2, 128

@@ -32,8 +32,9 @@ from inference_serving.output import collect
 from inference_serving.prefill_costs import PrefillCosts, SerialTimes
 from inference_serving.request import Batch
 from inference_serving.settings import SimulationConfig
+from inference_serving.trace import Trace
 from inference_serving.trace_dump import trace_text
-from inference_serving.trace_generator import Trace, TraceGenerator
+from inference_serving.trace_generator import TraceGenerator
 from llm_profile.latency import Source
 
 PHI = "microsoft/Phi-mini-MoE-instruct"

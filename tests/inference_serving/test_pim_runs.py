@@ -23,7 +23,7 @@ from inference_serving.graph_generator import build_graphs
 from inference_serving.instance import Instance
 from inference_serving.power_model import PowerModel
 from inference_serving.settings import SchedulerSettings, SimulationConfig
-from inference_serving.trace_generator import Trace
+from inference_serving.trace import Trace
 
 HOST_BYTES_PER_NS = 256
 QUERY, KV = 64 * 2, 2 * 64 * 2

@@ -19,7 +19,7 @@ from inference_serving.memory_model import prefetch_buffer_bytes, weight_bytes_b
 from inference_serving.memory_places import spare_bytes
 from inference_serving.placement import CPU, NPU, Place, PlacementSection, resolve
 from inference_serving.settings import SimulationConfig
-from inference_serving.trace_shape import build_shape
+from inference_serving.shape_builder import build_shape
 from llm_profile.layers import BLOCK_LAYERS, LAYERS, layer_shape, weight_bytes
 from llm_profile.model_config import ModelConfig
 

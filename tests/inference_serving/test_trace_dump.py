@@ -16,8 +16,8 @@ from astra_sim.cli import main as astra_sim
 from inference_serving.config_builder import load_cluster
 from inference_serving.controller import EngineController
 from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
+from inference_serving.trace import TraceRow
 from inference_serving.trace_dump import TraceDump, trace_text
-from inference_serving.trace_generator import TraceRow
 
 FINISH = re.compile(r"sys\[(\d+)\] finished, (\d+) cycles")
 CHUNKED = SimulationConfig(scheduler=SchedulerSettings(max_num_batched_tokens=48))

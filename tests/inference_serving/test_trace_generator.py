@@ -13,7 +13,8 @@ from clusters import BLOCK, LinearLatency, instance, make_cluster
 
 from inference_serving.request import Batch
 from inference_serving.settings import SimulationConfig
-from inference_serving.trace_generator import Trace, TraceGenerator, TraceRow
+from inference_serving.trace import Trace, TraceRow
+from inference_serving.trace_generator import TraceGenerator
 from inference_serving.trace_shape import DURATION_SLOT
 from llm_profile.layers import LAYERS
 

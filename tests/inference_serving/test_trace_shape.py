@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from clusters import BLOCK, instance, make_cluster
 
-from inference_serving.trace_shape import DURATION_SLOT, build_shape
+from inference_serving.shape_builder import build_shape
+from inference_serving.trace_shape import DURATION_SLOT
 
 BLOCKS = 2  # of the test model
 

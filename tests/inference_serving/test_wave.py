@@ -22,7 +22,8 @@ from inference_serving.memory_model import plan_memory
 from inference_serving.prefill_costs import PrefillCosts, SerialTimes
 from inference_serving.request import Batch
 from inference_serving.settings import DumpSettings, SchedulerSettings, SimulationConfig
-from inference_serving.trace_generator import Trace, TraceGenerator
+from inference_serving.trace import Trace
+from inference_serving.trace_generator import TraceGenerator
 
 
 def group_of(folder: Path, members: int = 2, npus: int = 1, ep_size: int | None = None, **extra):
