@@ -111,7 +111,7 @@ class AttentionRoofline:
         if decode_kv.size:
             fixed = max(fixed, self._decode.fixed_ns * (self._decode.lone if decode_kv.size == 1 else 1))
             block_kv = _in_blocks(decode_kv, self._decode.block_tokens)
-            longest = int(decode_kv[decode_kv.argmax()])  # a tenth of what the maximum of a few takes
+            longest = int(decode_kv[decode_kv.argmax()])  # a fifth of the time of np.maximum.reduce
             uneven = self._decode.skew * max(longest * decode_kv.size - block_kv, 0)
             decode = self.decode_ns(float(decode_kv.size), block_kv + uneven, longest)
             if self._unpacked:
