@@ -16,6 +16,7 @@ from evaluation.token_ids import workload_with_ids
 from inference_serving.validation.readers import read_run
 
 _INTERVAL_S = "1"
+_LATENCIES = ("--latency-source", "calibrated")  # whatever else is installed where the figures are made
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,5 +150,6 @@ def _arguments(scenario: Scenario, files: ScenarioFiles, inputs: Inputs) -> list
         *(("--power-series", str(files.power)) if scenario.has_power else ()),
         *(("--memory-series", str(files.memory)) if scenario.has_memory else ()),
         *(() if real is None else read_run(real).flags),
+        *_LATENCIES,
         *scenario.flags,
     ]
