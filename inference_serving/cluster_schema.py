@@ -159,3 +159,12 @@ class ClusterSection(Section):
         if len(self.nodes) != self.num_nodes:
             raise ValueError(f"num_nodes = {self.num_nodes}, but {len(self.nodes)} node(s) are listed")
         return self
+
+    @model_validator(mode="after")
+    def _powered_pool(self) -> ClusterSection:
+        for index, node in enumerate(self.nodes):
+            if node.power is not None and node.power.cxl is not None and self.cxl_mem is None:
+                raise ValueError(
+                    f"nodes[{index}].power.cxl describes devices, but there is no cxl_mem; add it, or remove power.cxl"
+                )
+        return self

@@ -1,6 +1,6 @@
 """What a part of a node says about its power, and the registry of parts.
 
-A new part, such as a PIM or a CXL device, is one file in ``components``: a class that overrides what
+A new part is one file in ``components``: a class that overrides what
 applies to it, with ``@register_component("name")``.
 """
 

@@ -78,6 +78,14 @@ class StoragePowerSection(Section):
     idle_power: NonNegativeNumber
 
 
+class CxlPowerSection(Section):
+    """Devices of the CXL pool that the node feeds: their number, idle W of each, pJ of a bit read or written."""
+
+    num_devices: Count
+    idle_power: NonNegativeNumber
+    energy_per_bit: NonNegativeNumber
+
+
 class PowerSection(Section):
     """What the parts of one node draw; ``npu`` by hardware name, ``base_node_power`` (W) for all the rest."""
 
@@ -88,6 +96,7 @@ class PowerSection(Section):
     link: LinkPowerSection
     nic: NicPowerSection
     storage: StoragePowerSection
+    cxl: CxlPowerSection | None = None
 
     def check_has_npus(self, hardware: Iterable[str]) -> None:
         """Raise ValueError if one of these is not described under ``npu``."""
