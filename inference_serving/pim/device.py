@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from astra_sim.input_error import InputError, validated
 
-PROJECT_DEVICE_DIR = Path(__file__).resolve().parent.parent / "pim_config"
+PROJECT_DEVICE_DIR = Path(__file__).resolve().parents[2] / "pim_config"
 _MIB = 1 << 20
 _PositiveInt = Annotated[int, Field(gt=0, le=1 << 40)]
 _PositiveFloat = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]

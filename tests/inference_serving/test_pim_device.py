@@ -27,6 +27,11 @@ def test_the_published_devices_by_name(name, mib, gbps, latency_ns, idle_w, acti
     assert (device.idle_w, device.active_w) == (idle_w, active_w)
 
 
+def test_the_projects_devices_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_device("HBM2_1GB_2000_pim").name == "HBM2_1GB_2000_pim"
+
+
 def test_a_file_without_facts_beyond_dramsim3s(tmp_path):
     """Two transfers a cycle; power of the devices of a channel from their currents: 4 * 1.2 V * 50 or 250 mA."""
     file = tmp_path / "plain.ini"
