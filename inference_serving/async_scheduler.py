@@ -81,10 +81,7 @@ class AsyncScheduler(Scheduler):
         request.token_time_parts.append(np.array([end_ns], dtype=np.int64))
         if request.generated < request.output_tokens:
             return False
-        self.waiting.remove(request)
-        if self.kv_cache.tiers is not None:
-            self.kv_cache.tiers.forget(request)
-        request.state = RequestState.FINISHED
+        self._leave_waiting(request, RequestState.FINISHED)
         request.end_ns = end_ns
         return True
 

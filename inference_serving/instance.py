@@ -180,9 +180,7 @@ class Instance:
 
     def prefill_queue(self) -> Sequence[QueuedPrefill]:
         """Prompts that the running iteration will leave unfinished, in no order."""
-        # with stages, what is on its way counts as computed already
-        in_flight = self.in_flight if self.spec.pp_size == 1 else None
-        return self.backlog.queue(None if in_flight is None else in_flight.batch)
+        return self.backlog.queue(None if self.in_flight is None else self.in_flight.batch)
 
     def residual_ns(self, now_ns: int) -> int:
         """Predicted prefill time that the running iteration still takes; 0 if none runs."""

@@ -283,6 +283,13 @@ class Scheduler:
         request.preemptions += 1
         self.preemptions += 1
 
+    def _leave_waiting(self, request: Request, state: RequestState) -> None:
+        """Take out a request that gave way, and whose last token here has come all the same."""
+        self.waiting.remove(request)
+        if self.kv_cache.tiers is not None:
+            self.kv_cache.tiers.forget(request)
+        request.state = state
+
     def _admit(self, budget: int) -> int:
         """Admit waiting requests in the policy's order until something is short; return the budget left.
 

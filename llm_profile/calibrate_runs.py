@@ -50,7 +50,7 @@ class Iteration:
         self.decode_kv = np.array(decodes, dtype=np.int64)
         self.prefill_q = np.array([n for n, _ in prefills], dtype=np.int64)
         self.prefill_context = np.array([context for _, context in prefills], dtype=np.int64)
-        at = [float(event[name]) for name in ("t0", "t1", "t2", "t3")]  # type: ignore[arg-type]
+        at = [float(event[name]) for name in ("t0", "t1", "t2", "t3")]  # type: ignore[arg-type]  # times, not items
         self.ns = (at[3] - at[0]) * 1e9
         self.host_ns = (at[1] - at[0] + at[3] - at[2]) * 1e9
 

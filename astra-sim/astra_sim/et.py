@@ -111,7 +111,7 @@ def _to_message(record: EtRecord, dialect: Dialect) -> chakra.Node:
     message = chakra.Node(
         id=record.node_id,
         name=record.name,
-        type=number,  # type: ignore[arg-type]
+        type=number,  # type: ignore[arg-type]  # other dialects have other numbers
         data_deps=record.data_deps,
         ctrl_deps=record.ctrl_deps,
     )

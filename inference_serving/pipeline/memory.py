@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inference_serving.layer_group import WHOLE_MODEL
 from inference_serving.memory_model import MemoryPlan, Precision, plan_memory
 from inference_serving.pipeline.stage import make_stages
 from inference_serving.placement import Placement
@@ -40,24 +41,12 @@ def tightest_plan(
                 utilization,
                 placement=layout.placement,
                 ep_size=layout.ep_size,
-                part=stage,
+                part=part,
             ),
-            f" in stage {stage.part}",
+            f" in stage {part.part}" if layout.partition else "",
         )
-        for stage in make_stages(layout.partition)
+        for part in make_stages(layout.partition) or (WHOLE_MODEL,)
     ]
-    if not plans:
-        plan = plan_memory(
-            layout.model,
-            layout.tp_size,
-            precision,
-            block_size,
-            mem_size_gb,
-            utilization,
-            placement=layout.placement,
-            ep_size=layout.ep_size,
-        )
-        return plan, ""
     # a stage whose KV is all elsewhere limits nothing, unless its weights do not even fit
     limiting = [
         one for one in plans if one[0].kv_bytes_per_block or one[0].weight_bytes > one[0].usable_bytes

@@ -126,19 +126,18 @@ class PipelineScheduler(Scheduler):
             request.token_time_parts.append(np.array([end_ns], dtype=np.int64))
             request.generated += 1
             if request.generated == request.output_tokens:
-                self._leave(request, RequestState.FINISHED)
+                self._leave_waiting(request, RequestState.FINISHED)
                 request.end_ns = end_ns
                 finished.append(request)
             elif self._hands_over:
-                self._leave(request, RequestState.TRANSFERRING)
+                self._leave_waiting(request, RequestState.TRANSFERRING)
                 handed_over.append(request)
         return IterationOutcome(finished, handed_over, outcome.generated_tokens + len(late))
 
-    def _leave(self, request: Request, state: RequestState) -> None:
-        self.waiting.remove(request)
-        if self.kv_cache.tiers is not None:
-            self.kv_cache.tiers.forget(request)
-        request.state = state
+    def _prefills_after(self, grants: Int64Array | None) -> tuple[Int64Array, Int64Array, NDArray[np.bool_]]:
+        """What is on its way counts as computed already."""
+        del grants
+        return super()._prefills_after(None)
 
     def _plan_batch(self) -> int:
         """A pass that only preempted is not repeated while a batch is on its way: the next may use the room."""

@@ -66,7 +66,7 @@ def parse_pairs(text: str) -> dict[str, str]:
 
 def make_options(kind: type[OptionsT], pairs: Mapping[str, str]) -> OptionsT:
     """Build the dataclass ``kind`` from text; raises ValueError that names what is wrong and what would be right."""
-    known = {one.name: one.default for one in fields(kind)}  # type: ignore[arg-type]
+    known = {one.name: one.default for one in fields(kind)}  # type: ignore[arg-type]  # no type says "a dataclass"
     values: dict[str, object] = {}
     for name, text in pairs.items():
         if name not in known:
@@ -100,7 +100,7 @@ def _value(name: str, text: str, default: object) -> object:
         return parse_bool(name, text)
     kind = type(default)
     try:
-        value = kind(text)  # type: ignore[call-arg]
+        value = kind(text)  # type: ignore[call-arg]  # int and float take text
     except ValueError:
         noun = "a whole number" if kind is int else "a number"
         raise ValueError(f"{name}={text}: must be {noun}") from None

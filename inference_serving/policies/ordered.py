@@ -40,7 +40,7 @@ class OrderedPolicy:
         self._last_plan: tuple[PrefillJob, ...] = ()
 
     def key(self, job: PrefillJob, now_ns: int) -> PrefillKey:
-        """Where the job stands in line; the smallest goes first."""
+        """Where the job stands in line, the smallest first; a subclass says so, or overrides :meth:`in_order`."""
         raise NotImplementedError
 
     def on_arrival(self, job: PrefillJob, now_ns: int) -> None:

@@ -31,7 +31,7 @@ class VectorOrderedPolicy(OrderedPolicy):
         self._bind()
 
     def scores(self, now_ns: int) -> Floats:
-        """Where each job stands in line, shape ``[jobs]``; the smallest goes first."""
+        """Where each job stands in line, shape ``[jobs]``, the smallest first; a subclass says so."""
         raise NotImplementedError
 
     def in_order(self, now_ns: int) -> Iterable[PrefillJob]:

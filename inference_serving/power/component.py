@@ -14,6 +14,8 @@ from inference_serving.cluster import InstanceSpec, NodeSpec
 from inference_serving.power.iteration_work import FloatArray, IterationWork
 from inference_serving.power.schema import NodePower
 
+J_PER_BYTE_OF_PJ_PER_BIT = 8e-12
+
 
 @dataclass(frozen=True, slots=True)
 class PoweredNode:

@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _profile(options: argparse.Namespace) -> int:
-    from llm_profile.profiler.device import open_device  # noqa: PLC0415 (torch is optional)
-    from llm_profile.profiler.measure import Measurer  # noqa: PLC0415
+    from llm_profile.profiler.device import open_device  # noqa: PLC0415  (torch is optional)
+    from llm_profile.profiler.measure import Measurer  # noqa: PLC0415  (torch is optional)
 
     model = load_model_config(options.model)
     check_tp_size(model, options.tp)
@@ -112,7 +112,7 @@ def _grid(options: argparse.Namespace) -> Grid:
 
 
 def _setup(options: argparse.Namespace, model: ModelConfig) -> Setup:
-    from llm_profile.profiler.measure import Setup  # noqa: PLC0415
+    from llm_profile.profiler.measure import Setup  # noqa: PLC0415  (torch is optional)
 
     kernel = options.decode_kernel
     if kernel == "auto":
@@ -122,7 +122,7 @@ def _setup(options: argparse.Namespace, model: ModelConfig) -> Setup:
 
 
 def _identity(options: argparse.Namespace, setup: Setup, device: Device) -> Identity:
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415  (torch is optional)
 
     facts = setup.model.model_dump_json(exclude={"name", "num_hidden_layers"})
     return {
@@ -195,7 +195,7 @@ def _write(
 def _print_checks(
     options: argparse.Namespace, setup: Setup, device: Device, measurer: PointMeasurer, measured: Measured
 ) -> None:
-    from llm_profile.profiler.measure import WholeModel  # noqa: PLC0415
+    from llm_profile.profiler.measure import WholeModel  # noqa: PLC0415  (torch is optional)
 
     for layout in _layouts(options):
         latency = open_latency_model(_query(options, setup.model), _SOURCES[layout])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from inference_serving.power.component import PowerComponent, PoweredNode, register_component
+from inference_serving.placement import Place
+from inference_serving.power.component import (
+    J_PER_BYTE_OF_PJ_PER_BIT,
+    PowerComponent,
+    PoweredNode,
+    register_component,
+)
 from inference_serving.power.iteration_work import FloatArray, IterationWork
 from inference_serving.power.schema import CxlPowerSection
-
-FIRST_DEVICE = 1
-"""Position of the pool's first device among the engine's memories; the host's is before it."""
-_J_PER_BYTE_OF_PJ_PER_BIT = 8e-12
 
 
 class CxlPower(PowerComponent):
@@ -18,13 +20,14 @@ class CxlPower(PowerComponent):
 
     def __init__(self, section: CxlPowerSection) -> None:
         self.base_w = section.num_devices * section.idle_power
-        self._j_per_byte = section.energy_per_bit * _J_PER_BYTE_OF_PJ_PER_BIT
+        self._j_per_byte = section.energy_per_bit * J_PER_BYTE_OF_PJ_PER_BIT
 
     def energy_per_byte(self, work: IterationWork) -> FloatArray:
         """Loads and stores of weights, KV and prefixes, on whichever device."""
         moved = np.zeros(work.shape.size_slots)
-        for device in range(work.shape.instance.placement.cxl_devices):
-            moved += work.memory_accesses(FIRST_DEVICE + device)
+        placement = work.shape.instance.placement
+        for device in range(placement.cxl_devices):
+            moved += work.memory_accesses(placement.memory_of(Place("cxl", device)))
         return moved * self._j_per_byte
 
 

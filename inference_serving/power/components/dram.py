@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from inference_serving.power.component import PowerComponent, PoweredNode, register_component
+from inference_serving.placement import HOST_MEMORY
+from inference_serving.power.component import (
+    J_PER_BYTE_OF_PJ_PER_BIT,
+    PowerComponent,
+    PoweredNode,
+    register_component,
+)
 from inference_serving.power.iteration_work import FloatArray, IterationWork
-
-HOST_MEMORY = 0
-"""Its position among the engine's memories."""
-_J_PER_BYTE_OF_PJ_PER_BIT = 8e-12
 
 
 @register_component("dram")
@@ -17,7 +19,7 @@ class DramPower(PowerComponent):
     def __init__(self, node: PoweredNode) -> None:
         section = node.power.section.dram
         self.base_w = node.power.dimms * section.idle_power
-        self._j_per_byte = section.energy_per_bit * _J_PER_BYTE_OF_PJ_PER_BIT
+        self._j_per_byte = section.energy_per_bit * J_PER_BYTE_OF_PJ_PER_BIT
 
     def energy_per_byte(self, work: IterationWork) -> FloatArray:
         """Loads and stores of all NPUs."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from inference_serving.power.component import PowerComponent, PoweredNode, register_component
+from inference_serving.power.component import (
+    J_PER_BYTE_OF_PJ_PER_BIT,
+    PowerComponent,
+    PoweredNode,
+    register_component,
+)
 from inference_serving.power.iteration_work import FloatArray, IterationWork
-
-_J_PER_BYTE_OF_PJ_PER_BIT = 8e-12
 
 
 @register_component("link")
@@ -15,7 +18,7 @@ class LinkPower(PowerComponent):
     def __init__(self, node: PoweredNode) -> None:
         section = node.power.section.link
         self.base_w = section.num_links * section.idle_power
-        self._j_per_byte = section.energy_per_bit * _J_PER_BYTE_OF_PJ_PER_BIT
+        self._j_per_byte = section.energy_per_bit * J_PER_BYTE_OF_PJ_PER_BIT
 
     def energy_per_byte(self, work: IterationWork) -> FloatArray:
         """What all NPUs of the instance send."""
